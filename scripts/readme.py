@@ -30,20 +30,22 @@ class Tables(HTMLParser):
     "Collects the rows of an HTML table, and the text that stands outside of it."
     def __init__(self):
         super().__init__()
-        self.rows, self.outside, self.heads, self.cell, self.skip = [], [], 0, None, False
+        self.rows, self.outside, self.heads, self.in_head, self.cell, self.skip = [], [], 0, False, None, False
 
     def handle_starttag(self, tag, attrs):
         attrs = dict(attrs)
         if tag == 'style': self.skip = True
+        elif tag == 'thead': self.in_head = True
         elif tag == 'tr': self.rows.append([])
         elif tag in ('td', 'th') and self.rows: self.cell, self.span = [], int(attrs.get('colspan') or 1)
         elif tag == 'br' and self.cell is not None: self.cell.append(' ')
 
     def handle_endtag(self, tag):
         if tag == 'style': self.skip = False
-        elif tag == 'thead': self.heads = len(self.rows)
+        elif tag == 'thead': self.heads, self.in_head = len(self.rows), False
         elif tag in ('td', 'th') and self.cell is not None:
-            self.rows[-1] += [' '.join(''.join(self.cell).split())] + [''] * (self.span-1)
+            text = ' '.join(''.join(self.cell).split())
+            self.rows[-1] += [text] + [text if self.in_head else ''] * (self.span-1)
             self.cell = None
 
     def handle_data(self, data):
@@ -53,6 +55,13 @@ class Tables(HTMLParser):
 
 
 def is_number(text): return re.fullmatch(r'[-+]?[\d,]*\.?\d+(e[-+]?\d+)?\s?%?|nan|NaN|', text) is not None
+
+
+def heading(lines):
+    "Joins the heading lines of a table into one; of pandas' extra line, which names only the index, the names win."
+    *upper, last = lines
+    names_only = upper and not all(last)
+    return [b if b and names_only else ' '.join(filter(None, [*above, b])) for *above, b in zip(*lines)]
 
 
 def table_md(html):
@@ -65,7 +74,7 @@ def table_md(html):
     # A cell that a rowspan covers is missing from the left of its line
     rows = [[''] * (width-len(row)) + [re.sub(r'([|<*`\\])', r'\\\1', c) for c in row] for row in found.rows]
     heads = max(found.heads, 1)
-    head, body = [' '.join(filter(None, col)) for col in zip(*rows[:heads])], rows[heads:]
+    head, body = heading(rows[:heads]), rows[heads:]
     sides = ['--:' if body and all(is_number(r[i]) for r in body) and any(r[i] for r in body) else '---' for i in range(width)]
     lines = ['| ' + ' | '.join(row) + ' |' for row in [head, sides, *body]]
     return '\n\n'.join(['\n'.join(lines), *found.outside])
@@ -75,7 +84,7 @@ def block(text, lang=''):
     "Fences text as a code block that the text cannot close."
     fence = '`' * max([3] + [len(run)+1 for run in re.findall(r'`+', text)])
     text = text.strip('\n').rstrip()
-    return f'{fence} {lang}'.rstrip() + f'\n{text}\n{fence}'
+    return f'{fence}{lang}\n{text}\n{fence}'
 
 
 class Readme:
@@ -132,17 +141,15 @@ class Readme:
         "Turns what only Quarto understands into plain GitHub markdown; code is left alone."
         done, at = [], 0
         for m in FENCED.finditer(source):
-            done += [self.prose(source[at:m.start()]), m.group()]
+            done += [self.prose(source[at:m.start()]), re.sub(r'^( *[`~]+) *\{\.?([\w+-]*)[^}\n]*\}', r'\1\2', m.group())]
             at = m.end()
         return self.callouts(''.join([*done, self.prose(source[at:])]))
 
     def prose(self, text):
-        parts, at = [], 0
-        for m in INLINE.finditer(text):
-            parts += [self.plain(text[at:m.start()]), m.group()]
-            at = m.end()
-        # Links may have code for their text, so they are read last, over the whole
-        return self.links(''.join([*parts, self.plain(text[at:])]))
+        "Plain markdown of what stands between code blocks; code within the line is put aside meanwhile."
+        codes = []
+        def aside(m): return codes.append(m.group()) or f'\0{len(codes)-1}\0'
+        return re.sub('\0(\\d+)\0', lambda m: codes[int(m.group(1))], self.links(self.plain(INLINE.sub(aside, text))))
 
     def plain(self, text):
         text = re.sub(r'\{\{<.*?>\}\}', '', text)
@@ -172,7 +179,8 @@ class Readme:
                 alerts.append(ALERTS.get(kind.group(1)) if kind else None)
                 if alerts[-1]: lines.append(f'> [!{alerts[-1]}]')
             elif re.match(r'\s*:{3,}\s*$', line): alerts[-1:] = []
-            else: lines.append(f'> {line}'.rstrip() if any(alerts) else line)
+            elif any(alerts): lines.append(re.sub(r'^> #+ (.*)', r'> **\1**\n>', f'> {line}'.rstrip()))
+            else: lines.append(line)
         return '\n'.join(lines)
 
 
@@ -182,7 +190,7 @@ def build():
     cfg = get_config()
     nb = read_nb(cfg.nbs_path/cfg.readme_nb)
     FilterDefaults()(nb)
-    made = Readme(nb, cfg.doc_host + cfg.doc_baseurl)
+    made = Readme(nb, cfg.doc_url)
     return {'README.md': made.text.encode(), **made.pictures}
 
 

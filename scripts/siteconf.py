@@ -17,7 +17,7 @@ def pages(folder):
 def sidebar():
     "Arranges every notebook for the reader: home, the tutorials, the rooms by number."
     sections = [('Tutorials', pages(NBS/'tutorials')), ('API, room by room', pages(NBS))]
-    return ['index.ipynb'] + [{'section': title, 'contents': found} for title, found in sections if found]
+    return [{'text': 'Home', 'href': 'index.ipynb'}] + [{'section': title, 'contents': found} for title, found in sections if found]
 
 
 def write():
