@@ -1,11 +1,10 @@
 "Prints how large each room is, marks those that should be split, and runs the house rules."
 import ast
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
-
-from fastcore.nbio import read_nb
 
 ROOT = Path(__file__).resolve().parent.parent
 MAX_LINES, MAX_CELLS = 250, 120
@@ -17,10 +16,10 @@ class Room:
     "One numbered notebook and the module it exports to: the unit that the house rules speak of."
     def __init__(self, path):
         self.path, self.name, self.number = path, path.stem, path.stem.split('_')[0]
-        self.cells = read_nb(path).cells
-        self.code = [c for c in self.cells if c.cell_type == 'code']
-        self.exported = [c.source for c in self.code if any(d.startswith('export') for d in c.directives)]
-        named = [re.search(r'#\|\s*default_exp\s+(\S+)', c.source) for c in self.code]
+        self.cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        self.code = [''.join(c['source']) for c in self.cells if c['cell_type'] == 'code']
+        self.exported = [s for s in self.code if re.search(r'^#\|\s*export[is]?\b', s, re.M)]
+        named = [re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M) for s in self.code]
         self.module = next((m.group(1) for m in named if m), None)
 
     @property

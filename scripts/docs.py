@@ -14,12 +14,10 @@ import yaml
 from fastcore.nbio import read_nb, write_nb
 from nbdev.config import get_config, nbpath2html
 from nbdev.serve import proc_nbs
+from readme import Markdown, join
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r'(\]\(\s*<?)([^()<>\s]+)')
-
-
-def join(text): return ''.join(text) if isinstance(text, list) else text or ''
 
 
 class Stage:
@@ -39,12 +37,21 @@ class Stage:
         self.edit('sidebar.yml', lambda text: re.sub(r'\S+\.ipynb', lambda m: names.get(m.group(), m.group()), text))
         for name in ('_quarto.yml', 'nbdev.yml'): self.edit(name, self.settings)
 
+    def write_markdown(self, site):
+        "Puts a markdown twin beside each page, where the docstrings of the modules say it is."
+        for page in self.names.values():
+            text = Markdown(read_nb(self.folder/page), self.site, '.', page.parent.as_posix(), f'{page.stem}_files')
+            files = {f'{page.stem}.html.md': text.text.encode(), **text.pictures}
+            for name, data in files.items():
+                (site/page.parent/name).parent.mkdir(exist_ok=True)
+                (site/page.parent/name).write_bytes(data)
+
     def edit(self, name, change):
         path = self.folder/name
         path.write_text(change(path.read_text(encoding='utf-8')), encoding='utf-8')
 
     def settings(self, text):
-        "Leaves out the markdown twin of each page, which only Quarto makes, and says the width of the text in smalldocs' word."
+        "Leaves out the markdown twins, which smalldocs does not make, and says the width of the text in smalldocs' word."
         cfg = yaml.safe_load(text)
         cfg.pop('format-links', None)
         html = cfg.get('format', {}).get('html')
@@ -102,13 +109,13 @@ def render(site):
     siteconf.write()
     processed = proc_nbs()
     with tempfile.TemporaryDirectory() as tmp:
-        stage = Path(tmp)/'site'
-        shutil.copytree(processed, stage)
-        Stage(stage, get_config().doc_url).prepare()
-        done = subprocess.run([Path(sys.executable).with_name('smalldocs'), 'render', '--quiet', '--strict', stage])
+        stage = Stage(shutil.copytree(processed, Path(tmp)/'site'), get_config().doc_url)
+        stage.prepare()
+        done = subprocess.run([Path(sys.executable).with_name('smalldocs'), 'render', '--quiet', '--strict', stage.folder])
         if done.returncode: sys.exit('smalldocs could not render the site without a warning; see above.')
         shutil.rmtree(site, ignore_errors=True)
-        shutil.move(stage/get_config().doc_path.name, site)
+        shutil.move(stage.folder/get_config().doc_path.name, site)
+        stage.write_markdown(site)
 
 
 def main():

@@ -87,10 +87,10 @@ def block(text, lang=''):
     return f'{fence}{lang}\n{text}\n{fence}'
 
 
-class Readme:
-    "Builds the text of the README, and its pictures by path, from a notebook that nbdev has processed."
-    def __init__(self, nb, base):
-        self.base, self.pictures = base, {}
+class Markdown:
+    "Builds the markdown of a notebook that nbdev has processed, and its pictures by path; `nbs` leads from the text to the notebooks."
+    def __init__(self, nb, base, nbs='nbs', folder='.', pictures=PICTURES):
+        self.base, self.nbs, self.folder, self.stored, self.pictures = base, nbs, folder, pictures, {}
         parts = [part for cell in nb.cells for part in self.cell(cell)]
         self.text = '\n\n'.join(p.strip('\n') for p in parts if p.strip()) + '\n'
 
@@ -133,7 +133,7 @@ class Readme:
 
     def picture(self, name, mime, data):
         "Keeps a picture under a name that stays the same while its cell does, and gives its path."
-        path = f'{PICTURES}/{re.sub(r"[^A-Za-z0-9_-]+", "-", name)}.{SUFFIX[mime]}'
+        path = f'{self.stored}/{re.sub(r"[^A-Za-z0-9_-]+", "-", name)}.{SUFFIX[mime]}'
         self.pictures[path] = data.encode() if mime == 'image/svg+xml' else base64.b64decode(data)
         return path
 
@@ -157,14 +157,16 @@ class Readme:
         return re.sub(r'^(#{1,6} .*?)[ \t]*\{[^{}\n]*\}[ \t]*$', r'\1', text, flags=re.M)
 
     def links(self, text):
-        "Points links at the documentation site, and pictures at their files, as seen from README.md."
+        "Points links at the documentation site, and pictures at their files, as seen from the text."
+        def file(url): return os.path.normpath(f'{self.nbs}/{url}')
+
         def target(m):
             bang, words, url = m.group(1), m.group(2), m.group(3)
             parts = urlsplit(url)
-            if bang: return f'![{words}]({url if parts.scheme or url.startswith(PICTURES) else os.path.normpath(f"nbs/{url}")})'
+            if bang: return f'![{words}]({url if parts.scheme or url in self.pictures else file(url)})'
             if parts.scheme or not parts.path: return m.group()
-            page = doc_link(url, self.base)
-            return f'[{words}]({page if page != url else os.path.normpath(f"nbs/{url}")})'
+            page = doc_link(url, self.base, self.folder)
+            return f'[{words}]({page if page != url else file(url)})'
         picture = r'!\[[^\]]*\]\([^()\s]+\)'
         text = re.sub(r'(!)\[([^\]]*)\]\(([^()\s]+)\)', target, text)
         return re.sub(rf'(?<!!)()\[((?:{picture}|[^\[\]])*)\]\(([^()\s]+)\)', target, text)
@@ -190,7 +192,7 @@ def build():
     cfg = get_config()
     nb = read_nb(cfg.nbs_path/cfg.readme_nb)
     FilterDefaults()(nb)
-    made = Readme(nb, cfg.doc_url)
+    made = Markdown(nb, cfg.doc_url)
     return {'README.md': made.text.encode(), **made.pictures}
 
 

@@ -59,7 +59,7 @@ def test_modules_import_downhill(module):
 
 @pytest.mark.parametrize('room', ROOMS, ids=lambda r: r.name)
 def test_lessons_import_downhill(room):
-    code = '\n'.join(re.sub(r'^\s*[%!].*', '', c.source, flags=re.M) for c in room.code if not c.source.startswith('%%'))
+    code = '\n'.join(re.sub(r'^\s*[%!].*', '', source, flags=re.M) for source in room.code if not source.startswith('%%'))
     assert not uphill(ast.parse(code), f'tsmeta.{room.module}', room.number), f'{room.name} shows rooms that do not stand below it'
 
 
