@@ -22,7 +22,7 @@ $(STAMP): $(SOURCES)
 	@test -n "$(PYTHON)" || { echo "tsmeta needs Python 3.11 or newer, and none was found. Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up .venv (once, a minute or two) ..."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --editable '.[$(EXTRAS)]'
+	@$(BIN)/python -m pip install -qq --editable '.[$(EXTRAS)]'
 	@touch $@
 
 demo: $(STAMP)  ## train on 140 real recordings, export, predict, say which recordings fail
@@ -51,5 +51,5 @@ $(OLDEST)/.installed: $(SOURCES) scripts/oldest.py
 	@echo "Setting up $(OLDEST) ..."
 	@test -x $(OLDEST)/bin/pip || $(PYTHON) -m venv $(OLDEST)
 	@$(PYTHON) scripts/oldest.py > $(OLDEST)/constraints.txt
-	@$(OLDEST)/bin/python -m pip install --quiet --constraint $(OLDEST)/constraints.txt --editable '.[tsai,data,test]'
+	@$(OLDEST)/bin/python -m pip install -qq --constraint $(OLDEST)/constraints.txt --editable '.[tsai,data,test]'
 	@touch $@
