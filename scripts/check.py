@@ -45,6 +45,12 @@ def body_lines(fn):
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
+def is_kernel(fn):
+    "Says whether numba compiles a function: such a one can take nothing but plain arrays and numbers, one parameter each."
+    names = {n.id if isinstance(n, ast.Name) else n.attr for d in fn.decorator_list for n in ast.walk(d) if isinstance(n, (ast.Name, ast.Attribute))}
+    return bool(names & {'njit', 'jit', 'compiled'})
+
+
 def own_parameters(fn):
     "Counts the parameters a function names itself: not `self`, not what comes through `*args` and `**kwargs`."
     names = [a.arg for a in fn.args.posonlyargs + fn.args.args + fn.args.kwonlyargs]
