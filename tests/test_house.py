@@ -63,6 +63,16 @@ def test_lessons_import_downhill(room):
     assert not uphill(ast.parse(code), f'tsmeta.{room.module}', room.number), f'{room.name} shows rooms that do not stand below it'
 
 
+@pytest.mark.parametrize('room', ROOMS, ids=lambda r: r.name)
+def test_imports_stand_in_cells_of_their_own(room):
+    "nbdev runs every cell that imports when it builds the documentation, but none of the lessons around it."
+    for source in room.code:
+        if source in room.exported or source.startswith(('%', '!')): continue
+        tree = ast.parse(source)
+        alone = all(isinstance(n, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef)) for n in tree.body)
+        assert alone or not imported(tree), f'{room.name}: split the cell that begins\n{source[:200]}'
+
+
 @pytest.mark.parametrize('module', [m for m, n in NUMBER.items() if n < FIRST_TORCH_ROOM])
 def test_lower_storey_is_free_of_torch(module):
     named = {m.split('.')[0] for m in imported(ast.parse(SOURCES[module]), module)}
@@ -77,6 +87,13 @@ def test_functions_are_short(module):
         where = f'{module}.{fn.name}'
         assert check.body_lines(fn) <= check.MAX_BODY, f'{where} has {check.body_lines(fn)} lines; split it, or give a part of it a name'
         if not check.is_kernel(fn): assert check.own_parameters(fn) <= check.MAX_PARAMETERS, f'{where} has {check.own_parameters(fn)} parameters of its own; put some in one options object'
+
+
+def test_every_notebook_has_a_page_of_its_own():
+    "A page is named like its notebook without the number, so a room called index would take the home page."
+    pages = [(f.parent, re.sub(r'^\d+[a-z0-9]*_', '', f.stem)) for f in (ROOT/'nbs').rglob('*.ipynb')]
+    twice = {p.as_posix() + '/' + name for p, name in pages if pages.count((p, name)) > 1}
+    assert not twice, f'rename a notebook: two make the page {twice}'
 
 
 def test_every_module_has_its_notebook():
