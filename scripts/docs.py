@@ -66,7 +66,9 @@ class Stage:
         if cell.cell_type == 'markdown': cell.source = LINK.sub(link, join(cell.source))
         for out in cell.get('outputs') or []:
             data = out.get('data') or {}
-            if 'text/markdown' in data: data['text/markdown'] = LINK.sub(link, join(data['text/markdown']))
+            # Unescaped, the underscores of a special method would make its name bold, and the link to it a dead one
+            shown = re.sub(r'^(#+ \S+)$', lambda m: m.group(1).replace('__', r'\_\_'), join(data.get('text/markdown')), flags=re.M)
+            if shown: data['text/markdown'] = LINK.sub(link, shown)
 
     def link(self, url, folder):
         "Points a link inside the site at its page in this build: symbols are linked by full address, notebooks by file name."
