@@ -8,15 +8,18 @@ Docs: https://tsmeta.github.io/tsmeta/legacy.html.md"""
 __all__ = ['percent', 'Split']
 
 # %% ../nbs/01b_legacy.ipynb #0235cd53
+from dataclasses import dataclass
 from fractions import Fraction
 import numpy as np
 from fastcore.basics import patch
 from .spec import ReadInstruction
 
 # %% ../nbs/01b_legacy.ipynb #35630ee9
+@dataclass(frozen=True, repr=False)
 class _Percents:
     "`percent[10:20]`: those rows whose number modulo 100 lies in the slice"
-    def __init__(self, lo=0, hi=100): self.lo, self.hi = lo, hi
+    lo:int = 0
+    hi:int = 100
     def __repr__(self): return f'percent[{self.lo}:{self.hi}]'
     def __getitem__(self, s):
         if not isinstance(s, slice) or s.step is not None: raise ValueError(f'percent takes a slice without a step, such as percent[:10], got {s!r}.')
@@ -97,5 +100,5 @@ def ranges(self:Split, splits, per=None, rounding=None):
                 k = -(-(hi-lo) // 100)
                 at = np.repeat(lo, k) + 100*(np.arange(k.sum()) - np.repeat(np.cumsum(k)-k, k))
                 lo, hi = [np.minimum(at + q, np.repeat(hi, k)) for q in (p.lo, p.hi)]
-            out.append((split, lo, hi))
+            out.append((split, lo[hi > lo], hi[hi > lo]))
     return out
