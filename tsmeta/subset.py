@@ -39,7 +39,7 @@ NAMES = 'train', 'valid', 'test'
 class Parts(tuple):
     "Hold the subsets a splitter made, in order: views by number or name"
     def __new__(cls,
-        views, # One `View` for each subset
+        views, # Rows of each subset: views, or arrays of row numbers
         names=NAMES, # What the subsets are called
         purged=None, # `View` of rows left out because they overlap
         short=None, # DataFrame of datasets without a share: dataset, name, rows, missing
@@ -55,7 +55,7 @@ class Parts(tuple):
         return super().__getitem__(self.names.index(i))
     def __reduce__(self): return Parts, (list(self), self.names, self.purged, self.short)
     def asdict(self): return dict(zip(self.names, self))
-    def to_L(self): return L(v.to_L() for v in self)
+    def to_L(self): return L(L(np.asarray(v).tolist()) for v in self)
     def __repr__(self):
         lines = [f'{n}: {len(v):,} rows' for n, v in self.asdict().items()] if self.meta is None else describe_lines(self.meta, self.asdict())
         if self.purged is not None and len(self.purged): lines.append(f'purged: {len(self.purged):,} rows that would overlap')
