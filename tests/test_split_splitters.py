@@ -5,8 +5,8 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from fastcore.foundation import L
 from tsmeta.index import Index, View
-from tsmeta.leak import apply_policy, check_leakage, merge, minus, overlaps, purge, widen
-from tsmeta.split import Splits, even_splits, select, take
+from tsmeta.leak import apply_policy, check_leakage, minus, overlaps, purge, widen
+from tsmeta.split import Splits, merge, select, take
 from tsmeta.splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
 from tsmeta.subset import Parts, as_splits, describe
 

@@ -19,7 +19,8 @@ from fastcore.foundation import L
 # %% ../nbs/07b_face.ipynb #4a26cb83
 from .source import to_source
 from .target import some
-from .meta import TSMetaDataset, series_type
+import tsmeta.recordings
+from .meta import TSMetaDataset
 
 # %% ../nbs/07b_face.ipynb #948f4dc0
 def decode_target(schema, y):

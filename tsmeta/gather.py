@@ -18,9 +18,11 @@ from .index import Index, HAS_NUMBA, compiled, locate1
 # %% ../nbs/05_gather.ipynb #bc1b4ae9
 _KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 'int32', 'int64'])}
 _BASE, _ROW, _VAR, _STEP, _KIND, _N = range(6)
+_AHEAD = 6
 
 # %% ../nbs/05_gather.ipynb #7b78dfe3
 if HAS_NUMBA:
+    from llvmlite import ir
     from numba import types
     from numba.core import cgutils
     from numba.extending import intrinsic
@@ -44,6 +46,16 @@ if HAS_NUMBA:
             return context.get_dummy_value()
         return types.void(types.int64, types.int64, types.int64), codegen
 
+    @intrinsic
+    def _prefetch(typingctx, address):
+        "Ask for a line of memory that will be read soon"
+        def codegen(context, builder, sig, args):
+            i32, ptr = ir.IntType(32), cgutils.voidptr_t
+            f = builder.module.declare_intrinsic('llvm.prefetch', [ptr], ir.FunctionType(ir.VoidType(), [ptr, i32, i32, i32]))
+            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(3), i32(1)])
+            return context.get_dummy_value()
+        return types.void(types.int64), codegen
+
 # %% ../nbs/05_gather.ipynb #0386dc11
 if HAS_NUMBA:
     @compiled
@@ -58,37 +70,41 @@ if HAS_NUMBA:
                 else: out[k, v, s] = read_i8(a)
 
     @compiled
-    def _find(ids, starts, guess, shift, xt, yt, src, ds, todo):
-        "Look up dataset and address of each row; returns how many the loop cannot read (listed in `todo`), or -1-k if id k does not exist"
+    def _find(ids, starts, guess, shift, table, src, ds, todo):
+        "Look up dataset and addresses of each row; returns how many the loop cannot read (listed in `todo`), or -1-k if id k does not exist"
         total, left = starts[-1], 0
         for k in range(len(ids)):
             i = ids[k]
             if i < 0 or i >= total: return -1-k
             d = locate1(i, starts, guess, shift)
-            r = i - starts[d]
-            ds[k], src[k, 0], src[k, 1] = d, xt[d, _BASE] + r*xt[d, _ROW], yt[d, _BASE] + r*yt[d, _ROW]
-            if xt[d, _KIND] == 0 or yt[d, _KIND] == 0 or r >= xt[d, _N] or r >= yt[d, _N]:
+            r, x, y = i - starts[d], table[d, 0], table[d, 1]
+            ds[k], src[k, 0], src[k, 1] = d, x[_BASE] + r*x[_ROW], y[_BASE] + r*y[_ROW]
+            if x[_KIND] == 0 or y[_KIND] == 0 or r >= x[_N] or r >= y[_N]:
                 ds[k] = -1
                 todo[left] = k
                 left += 1
         return left
 
     @compiled
-    def _take(ids, starts, guess, shift, xt, xo, yt, yo, todo):
-        "Copy rows; returns what `_find` does"
-        src, ds = np.empty((len(ids), 2), np.int64), np.empty(len(ids), np.int64)
-        left = _find(ids, starts, guess, shift, xt, yt, src, ds, todo)
-        nv, nl = xo.shape[1:]
-        dst, labels = xo.ctypes.data, yo.size > 0
-        for k in range(len(ids) if left >= 0 else 0):
+    def _take(ids, starts, guess, shift, table, xo, yo, todo):
+        "Copy rows, asking for the memory of rows to come meanwhile; returns what `_find` does"
+        n, nv, nl = xo.shape
+        src, ds = np.empty((n + _AHEAD, 2), np.int64), np.empty(n, np.int64)
+        left = _find(ids, starts, guess, shift, table, src, ds, todo)
+        if left < 0: return left
+        src[n:] = src[0]
+        dst, nbytes, labels = xo.ctypes.data, nv*nl*4, yo.size > 0
+        for k in range(n):
+            for line in range(0, min(nbytes, 2048), 64): _prefetch(src[k+_AHEAD, 0] + line)
+            if labels: _prefetch(src[k+_AHEAD, 1])
             d = ds[k]
             if d < 0: continue
-            vs, ss, kind = xt[d, _VAR], xt[d, _STEP], xt[d, _KIND]
-            if kind == 1 and ss == 4 and vs == nl*4: _memcpy(dst + k*nv*nl*4, src[k, 0], nv*nl*4)
-            elif kind == 1 and ss == 4:
-                for v in range(nv): _memcpy(dst + (k*nv + v)*nl*4, src[k, 0] + v*vs, nl*4)
-            else: _copy(src[k, 0], vs, ss, kind, xo, k)
-            if labels: _copy(src[k, 1], yt[d, _VAR], yt[d, _STEP], yt[d, _KIND], yo, k)
+            x, y = table[d, 0], table[d, 1]
+            if x[_KIND] == 1 and x[_STEP] == 4 and x[_VAR] == nl*4: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
+            elif x[_KIND] == 1 and x[_STEP] == 4:
+                for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*x[_VAR], nl*4)
+            else: _copy(src[k, 0], x[_VAR], x[_STEP], x[_KIND], xo, k)
+            if labels: _copy(src[k, 1], y[_VAR], y[_STEP], y[_KIND], yo, k)
         return left
 
 # %% ../nbs/05_gather.ipynb #506f24be
@@ -118,8 +134,8 @@ class Gather:
         "Fill the table; files are left for later"
         n = len(self.sources)
         self._views, self._open = [(None, None)]*n, OrderedDict()
-        self._xt, self._yt = np.zeros((n, 8), np.int64), np.zeros((n, 8), np.int64)
-        if self.y_shape is None: self._yt[:, _KIND], self._yt[:, _N] = 1, np.iinfo(np.int64).max
+        self._table = np.zeros((n, 2, 6), np.int64)
+        if self.y_shape is None: self._table[:, 1, [_KIND, _N]] = 1, np.iinfo(np.int64).max
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
 
@@ -127,11 +143,11 @@ class Gather:
         "Write the line of dataset `d`; kind 0 where the loop cannot read it"
         if y is None and self.targets is not None: y = self.targets[d]
         self._views[d] = x, y
-        for t, v in ((self._xt, x), (self._yt, y)):
+        for i, v in enumerate((x, y)):
             if v is None: continue
             v = _three_axes(v)
             kind = _KINDS.get(v.dtype, 0) if v.dtype.isnative else 0
-            t[d] = v.__array_interface__['data'][0], *v.strides, kind, len(v), 0, 0
+            self._table[d, i] = v.__array_interface__['data'][0], *v.strides, kind, len(v)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -146,7 +162,7 @@ def __call__(self:Gather,
     xo = np.empty((n, *self.shape), np.float32)
     y3 = ((1, 1) + self.y_shape)[-2:] if self.y_shape is not None else (0, 0)
     yo, todo = np.empty((n, *y3), self.y_dtype), np.empty(n, np.int64)
-    if HAS_NUMBA: left = _take(ids, idx.starts, idx.guess, idx.shift, self._xt, xo, self._yt, yo, todo)
+    if HAS_NUMBA: left = _take(ids, idx.starts, idx.guess, idx.shift, self._table, xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: idx.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo)
@@ -171,8 +187,7 @@ def _opened(self:Gather, d):
         self._open[d] = True
         if len(self._open) > self.max_open:
             old, _ = self._open.popitem(last=False)
-            self._views[old], self._xt[old, _KIND] = (None, None), 0
-            if src.horizon: self._yt[old, _KIND] = 0
+            self._views[old], self._table[old, 0, _KIND] = (None, None), 0
     return self._views[d]
 
 @patch

@@ -198,13 +198,20 @@ def ids(self:TSMetaDataset,
     return pos if self._view is None else self._view.ids(pos)
 
 @patch
+def typer(self:TSMetaDataset):
+    "A function that turns a gathered batch into the tuple of tensors that a learner sees"
+    x_type, y_type = series_type(), {'class': TensorCategory, 'multi': TensorMultiCategory}.get(self.schema.kind)
+    cast, as_tensor = torch.Tensor.as_subclass, lambda o: o if isinstance(o, torch.Tensor) else torch.from_numpy(o)
+    def typed(x, y):
+        x = cast(as_tensor(x), x_type)
+        if y is None: return (x,)
+        return x, as_tensor(y) if y_type is None else cast(as_tensor(y), y_type)
+    return typed
+
+@patch
 def typed(self:TSMetaDataset, x, y):
-    "Turn gathered numpy arrays into the tuple of tensors that a learner sees"
-    x = torch.from_numpy(x).as_subclass(series_type())
-    if y is None: return (x,)
-    y = torch.from_numpy(y)
-    y_type = {'class': TensorCategory, 'multi': TensorMultiCategory}.get(self.schema.kind)
-    return x, y if y_type is None else y.as_subclass(y_type)
+    "Turn one gathered batch into the tuple of tensors that a learner sees"
+    return self.typer()(x, y)
 
 @patch
 def __getitem__(self:TSMetaDataset, idx):
