@@ -65,7 +65,7 @@ def absolute(instruction, held):
     try:
         if isinstance(instruction, str): instruction = ReadInstruction.from_spec(instruction)
         return [[a.splitname, a.from_ or 0, sum(SIZES[a.splitname]) if a.to is None else a.to] for a in instruction.to_absolute(held)]
-    except (ValueError, NotImplementedError, AssertionError): return None
+    except (ValueError, RuntimeError, AssertionError): return None
 
 def files(held, spec):
     "`[shard, skip, take]` of each file a spec reads"

@@ -17,24 +17,39 @@ import pandas as pd
 from fastcore.basics import patch
 from .index import Index, View
 from .spec import did_you_mean, portion
-from .subset import NAMES, Parts
+from .split import merge, runs, take
+from .subset import NAMES, Parts, seen
 
 # %% ../nbs/02b_splitter.ipynb #30b252db
 def as_meta(o):
     "Take anything with a length for a metadataset of one dataset; labels, where `o` is a list of them, are its targets"
-    if hasattr(o, 'index') and hasattr(o, 'lens'): return o
+    if hasattr(o, 'index') and hasattr(o, 'lens'): return o if seen(o) is None else _Part(o)
     y, one = np.asarray(o) if np.ndim(o) == 1 else None, np.ones(1, np.int64)
     if y is not None and y.dtype.kind not in 'iuf': y = pd.factorize(y)[0]
     return SimpleNamespace(index=Index([len(o)]), lens=np.array([len(o)]), names=['0'], info=None, stride=one, extent=one,
         targets=lambda ids=None: y if ids is None or y is None else y[ids])
+
+class _Part:
+    "The rows a set sees as a metadataset of their own, dataset by dataset in time order"
+    def __init__(self, o):
+        self.o, view = o, seen(o)
+        merged = View.of_ranges(*merge(*runs(view)), view.size)
+        self.view = merged if len(merged) == len(view) else View(np.sort(view.ids()), view.size)
+        self.index = Index(o.lens)
+    def __getattr__(self, name): return getattr(self.o, name)
+    def targets(self, ids=None): return self.o.targets(self.view.ids(ids))
 
 class Splitter:
     "Split what it is called with: a metadataset into views, anything else with a length into arrays of row numbers; subclasses say how in `make`"
     fold = 0
     def folds(self, o):
         "Tell all folds: a list of `Parts`"
-        folds = self.make(as_meta(o))
-        return folds if as_meta(o) is o else [Parts([v.ids() for v in f], f.names, f.purged, f.short) for f in folds]
+        meta = as_meta(o)
+        folds = self.make(meta)
+        if isinstance(meta, _Part):
+            ids = lambda v: v if v is None else take(meta.view, *runs(v))
+            return [Parts(map(ids, f), f.names, ids(f.purged), f.short, o) for f in folds]
+        return folds if meta is o else [Parts([v.ids() for v in f], f.names, f.purged, f.short) for f in folds]
 
     def __call__(self, o):
         "Tell the fold of the number `fold`: `Parts` train, valid and perhaps test"
