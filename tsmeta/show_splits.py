@@ -22,28 +22,35 @@ from .subset import Parts, as_splits
 COLORS = dict(train='#0072B2', valid='#F0A202', test='#882255', purged='#B0B0B0', unused='#EFEFEF')
 _MORE = '#009E73', '#56B4E9', '#CC79A7', '#5F4B32'
 
-def _shares(meta, view, width, scale):
-    "How much of each cell of a picture a view fills: (datasets, width), 0 … 1"
-    ds, row, n = pieces(meta.index, *merge(*runs(view)))
-    out = np.zeros((len(meta.index.lens), width + 1))
+def _shares(index, view, line, weight, width, scale):
+    "How much of each cell of a picture a view fills: (lines, width), 0 … 1"
+    ds, row, n = pieces(index, *merge(*runs(view)))
+    out = np.zeros((int(line.max(initial=-1)) + 1, width + 1))
     for at, sign in ((row, 1), (row + n, -1)):
         x = at * scale[ds]
         cell = np.minimum(x.astype(np.int64), width - 1)
-        np.add.at(out, (ds, cell), sign * (cell + 1 - x))
-        np.add.at(out, (ds, cell + 1), sign * (x - cell))
+        np.add.at(out, (line[ds], cell), sign * weight[ds] * (cell + 1 - x))
+        np.add.at(out, (line[ds], cell + 1), sign * weight[ds] * (x - cell))
     return np.cumsum(out, axis=1)[:, :width].clip(0, 1)
 
-def _image(meta, layers, width, height, relative):
-    "An RGB picture of `height` lines, each one dataset or the mean of neighbouring ones"
-    scale = width / np.maximum(meta.index.lens if relative else np.full_like(meta.index.lens, max(1, meta.index.lens.max(initial=0))), 1)
-    white, color = np.zeros((len(meta.index.lens), width)), np.zeros((len(meta.index.lens), width, 3))
-    for name, (view, rgb) in layers.items():
-        share = _shares(meta, view, width, scale)
-        color += share[..., None] * np.array(to_rgb(rgb))
-        white += share
-    color += (1 - white.clip(0, 1))[..., None]
-    edges = np.linspace(0, len(meta.index.lens), height + 1).round().astype(int)
-    return np.add.reduceat(color, edges[:-1], axis=0).clip(0) / np.maximum(np.diff(edges), 1)[:, None, None]
+def _lines(index, layers, height):
+    "The line of each dataset; where lines are shared, like datasets are brought together: by their subsets, then by length"
+    n = len(index.lens)
+    if height == n: return np.arange(n)
+    share = [np.bincount(ds, k, n) / np.maximum(index.lens, 1) for ds, _, k in (pieces(index, *merge(*runs(v))) for v, _ in layers.values())]
+    line = np.empty(n, np.int64)
+    line[np.lexsort([-index.lens, *reversed([-s.round(1) for s in share])])] = np.arange(n) * height // n
+    return line
+
+def _image(index, layers, width, height, relative):
+    "An RGB picture of `height` lines, each one dataset or the mean of several"
+    line = _lines(index, layers, height)
+    weight = 1 / np.maximum(np.bincount(line), 1)[line]
+    longest = np.full_like(index.lens, index.lens.max(initial=1))
+    scale = width / np.maximum(index.lens if relative else longest, 1)
+    color = np.ones((height, width, 3))
+    for view, rgb in layers.values(): color -= _shares(index, view, line, weight, width, scale)[..., None] * (1 - np.array(to_rgb(rgb)))
+    return color.clip(0, 1)
 
 # %% ../nbs/02d_show_splits.ipynb #b39293d1
 def show_splits(
@@ -52,7 +59,7 @@ def show_splits(
     ax=None, # Where to draw; a new figure if `None`
     purged:View=None, # Rows left out because they overlap; a splitter's `Parts` know theirs
     relative:bool=False, # Draw all datasets equally long?
-    max_lines:int=400, # More datasets than this share lines
+    max_lines:int=400, # More datasets than this share lines; they are sorted then
 ): # The matplotlib axes
     "Draw which rows of each dataset are in which subset: one line per dataset over time"
     meta = as_meta(meta)
@@ -64,13 +71,14 @@ def show_splits(
     for v, _ in layers.values(): left = minus(left, *merge(*runs(v)))
     if len(left): layers['unused'] = left, COLORS['unused']
     height = min(n, max_lines)
-    if ax is None: _, ax = plt.subplots(figsize=(8, .6 + min(6, max(1, .22*height))), layout='constrained')
+    if ax is None: _, ax = plt.subplots(figsize=(8, .6 + min(4, max(1, .22*height))), layout='constrained')
     right = 1 if relative else max(1, int(meta.index.lens.max(initial=0)))
-    if n: ax.imshow(_image(meta, layers, 600, height, relative), aspect='auto', interpolation='nearest', extent=(0, right, n, 0))
+    if n: ax.imshow(_image(meta.index, layers, 600, height, relative), aspect='auto', interpolation='nearest', extent=(0, right, n, 0))
     if 1 < n <= 40:
         ax.hlines(range(1, n), 0, right, color='white', lw=1)
-        ax.set_yticks(np.arange(n) + .5, [str(s)[:24] for s in meta.names], fontsize=8)
-    else: ax.set_ylabel(f'{n:,} datasets' + (f', {n/height:.1f} a line' if n > height else ''))
-    ax.set_xlabel('share of the dataset' if relative else 'row, in time order')
+        ax.set_yticks(np.arange(n) + .5, [str(s)[:24] for s in meta.names])
+    else: ax.set_ylabel(f'{n:,} datasets' + (', sorted by subset and length' if n > height else ''), fontsize=8)
+    ax.set_xlabel('share of the dataset' if relative else 'row, in time order', fontsize=8)
+    ax.tick_params(labelsize=8)
     ax.legend(handles=[Patch(color=c, label=f'{s} ({len(v):,})') for s, (v, c) in layers.items()], ncols=len(layers), loc='lower left', bbox_to_anchor=(0, 1), frameon=False, fontsize=8)
     return ax
