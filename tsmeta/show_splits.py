@@ -19,7 +19,7 @@ from .splitter import as_meta
 from .subset import Parts, as_splits
 
 # %% ../nbs/02d_show_splits.ipynb #684d18be
-COLORS = dict(train='#0072B2', valid='#F0A202', test='#882255', purged='#B0B0B0', unused='#EFEFEF')
+COLORS = dict(train='#0072B2', valid='#F0A202', test='#882255', purged='#8C8C8C', unused='#EFEFEF')
 _MORE = '#009E73', '#56B4E9', '#CC79A7', '#5F4B32'
 
 def _shares(index, view, line, weight, width, scale):
