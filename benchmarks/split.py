@@ -14,9 +14,9 @@ def figures(members=10_000, rows=1_000, extent=8):
     y = np.random.default_rng(0).integers(0, 5, members*rows)
     meta = SimpleNamespace(index=Index(lens), lens=lens, names=[f'm{i}' for i in range(members)], info=pd.DataFrame(dict(person=np.arange(members) // 4)),
         stride=ones, extent=ones*extent, targets=lambda ids=None: y if ids is None else y[ids])
-    leaky = [select(Splits(meta), s, per='dataset').view for s in ('train[:80%]', 'train[80%:]')]
-    ways = {'train[:80%]': lambda: [Splits(meta)['train[:80%]'].view], "train[:80%], per='dataset'": lambda: [select(Splits(meta), 'train[:80%]', per='dataset').view],
-        'one of 8 even shares': lambda: [Splits(meta)[even_splits('train', 8)[3]].view], 'EachSplitter(.2, .1)': lambda: EachSplitter(.2, .1)(meta),
+    leaky = [select(Splits(meta), s, per='dataset') for s in ('train[:80%]', 'train[80%:]')]
+    ways = {'train[:80%]': lambda: [Splits(meta)['train[:80%]']], "train[:80%], per='dataset'": lambda: [select(Splits(meta), 'train[:80%]', per='dataset')],
+        'one of 8 even shares': lambda: [Splits(meta)[even_splits('train', 8)[3]]], 'EachSplitter(.2, .1)': lambda: EachSplitter(.2, .1)(meta),
         "HoldoutSplitter(.2, groups='person')": lambda: HoldoutSplitter(.2, groups='person')(meta), 'HoldoutSplitter(.2, stratify=True)': lambda: HoldoutSplitter(.2, stratify=True)(meta),
         'WalkForwardSplitter(3, .1)': lambda: [v for f in WalkForwardSplitter(3, .1).folds(meta) for v in f], 'check_leakage': lambda: check_leakage(meta, leaky) is None or [],
         'purge': lambda: purge(meta, leaky)[0].values(), 'as_splits of two arrays': lambda: as_splits([np.arange(len(y)//2), np.arange(len(y)//2, len(y))], meta).values()}

@@ -119,15 +119,15 @@ def test_cross_validation_parts_the_data(n, step):
     assert np.concatenate([ids_of(splits, f'train[{a}%:{b}%]') for a, b in cuts]).tolist() == list(range(n))
     for a, b in cuts: assert sorted([*ids_of(splits, f'train[{a}%:{b}%]'), *ids_of(splits, f'train[:{a}%]+train[{b}%:]')]) == list(range(n))
 
-def ids_of(splits, s): return splits[s].view.ids()
+def ids_of(splits, s): return splits[s].ids()
 
 lens = st.lists(st.integers(0, 30), min_size=1, max_size=12)
 
 @given(lens, st.integers(1, 9), st.booleans())
 def test_even_shares_part_the_union(lens, n, drop):
     splits = Splits({'a': lens, 'b': lens[::-1]})
-    got = [splits[e].view.ids() for e in even_splits('b+a', n, drop)]
-    whole = splits['b+a'].view.ids()
+    got = [splits[e].ids() for e in even_splits('b+a', n, drop)]
+    whole = splits['b+a'].ids()
     m = len(whole)
     assert [len(g) for g in got] == [m//n + (not drop and k < m % n) for k in range(n)]
     assert np.concatenate(got).tolist() == whole[:m - drop*(m % n)].tolist()
@@ -136,12 +136,12 @@ def test_even_shares_part_the_union(lens, n, drop):
 def test_even_shares_nest(lens, n, m):
     splits = Splits({'a': lens, 'b': 7})
     outer = even_splits('a+b[:3]', n)
-    for o in outer: assert np.concatenate([splits[e].view.ids() for e in even_splits(o, m)]).tolist() == splits[o].view.ids().tolist()
+    for o in outer: assert np.concatenate([splits[e].ids() for e in even_splits(o, m)]).tolist() == splits[o].ids().tolist()
     assert eval(repr(outer[-1])) == outer[-1] and hash(eval(repr(outer[0]))) == hash(outer[0])
 
 @given(lens, st.sampled_from(['[:50%]', '[50%:]', '[33.3%:66.6%]', '[-25%:]', '', '[0:0]']))
 def test_per_dataset_is_the_language_in_each_dataset(lens, tail):
-    got = select(Splits({'a': lens}), 'a' + tail, per='dataset').view.ids().tolist()
+    got = select(Splits({'a': lens}), 'a' + tail, per='dataset').ids().tolist()
     starts = np.cumsum([0, *lens])
     assert got == [int(at) + i for at, n in zip(starts, lens) for _, a, b in resolve('x' + tail, {'x': n}) for i in range(a, b)]
 
@@ -195,9 +195,9 @@ def test_split_for_process(monkeypatch):
 def test_subsplits_part_the_data_by_row_number_modulo_100(n, weights):
     splits = Splits({'train': n, 'test': 250})
     parts = (Split.TRAIN + Split.TEST).subsplit(weighted=weights)
-    assert sorted(i for p in parts for i in splits[p].view) == list(range(n + 250))
+    assert sorted(i for p in parts for i in splits[p]) == list(range(n + 250))
     ends = np.cumsum([100*w // sum(weights) for w in weights[:-1]]).tolist()
-    for p, lo, hi in zip(parts, [0, *ends], [*ends, 100]): assert [i for i in range(n) if lo <= i % 100 < hi] == [i for i in splits[p].view if i < n]
+    for p, lo, hi in zip(parts, [0, *ends], [*ends, 100]): assert [i for i in range(n) if lo <= i % 100 < hi] == [i for i in splits[p] if i < n]
 
 def test_old_way():
     splits = Splits({'train': 200, 'test': 30})
@@ -219,4 +219,4 @@ def test_stored_specs_keep_their_meaning(spec):
     want = STORED['specs'][spec]
     made = eval(spec, dict(ReadInstruction=ReadInstruction, Split=Split, percent=percent, even_splits=even_splits)) if '(' in spec or '.' in spec.split('[')[0] else spec
     assert [list(r) for r in resolve(made, splits)] == want['rows']
-    assert select(splits, made, per='dataset').view.fingerprint() == want['per dataset'] if want['per dataset'] else True
+    assert select(splits, made, per='dataset').fingerprint() == want['per dataset'] if want['per dataset'] else True

@@ -38,7 +38,7 @@ def test_windows_share_no_step(meta):
         held = [steps(meta, v) for v in parts]
         assert all(len(h) for h in held) and sum(map(len, held)) == len(set.union(*held))
     assert 'rest' in repr(parts) and 'walk' in repr(parts)
-    leaky = as_splits([select(Splits(meta), s, per='dataset').view for s in ('train[:80%]', 'train[80%:]')], meta)
+    leaky = as_splits([select(Splits(meta), s, per='dataset') for s in ('train[:80%]', 'train[80%:]')], meta)
     clean, dropped = purge(meta, leaky)
     assert dropped.name.tolist() == meta.names and not steps(meta, clean['train']) & steps(meta, clean['valid'])
     assert list(describe(meta, leaky).columns) == ['rows', 'datasets', 'share of rest', 'share of walk']

@@ -71,8 +71,8 @@ def test_each_splitter_is_a_slice_of_every_dataset(meta, valid):
     cut = f'{(100*pd.to_numeric(1) - round(100*valid)):g}%'
     splits, short = Splits(meta), set(EachSplitter(valid)(meta).short.dataset)
     keep = lambda v: [i for i in v if int(meta.index.locate(np.array([i]))[0][0]) not in short]
-    assert keep(train) == keep(select(splits, f'train[:{cut}]', per='dataset').view)
-    assert keep(held) == keep(select(splits, f'train[{cut}:]', per='dataset').view)
+    assert keep(train) == keep(select(splits, f'train[:{cut}]', per='dataset'))
+    assert keep(held) == keep(select(splits, f'train[{cut}:]', per='dataset'))
 
 def test_each_splitter_lists_short_datasets():
     with pytest.warns(UserWarning, match="2 of 4 datasets have no share in every subset, such as 'd1' \\(2 rows, not in valid\\)"): parts = EachSplitter(.2)(make([10, 2, 0, 1]))
@@ -302,13 +302,13 @@ def test_groups_and_duplicates_leak():
 def test_ten_million_rows_in_ten_thousand_datasets():
     meta = make(np.full(10_000, 1_000), 1, 8)
     splitters = [EachSplitter(.2, .1, gap=5), HoldoutSplitter(.2, .1), WalkForwardSplitter(3, .1, .1, anchored=True)]
-    for s in [lambda m: select(Splits(m), 'train[:80%]', per='dataset').view, *splitters]:
+    for s in [lambda m: select(Splits(m), 'train[:80%]', per='dataset'), *splitters]:
         s(meta)
         tracemalloc.start()
         t = time.perf_counter(); parts = s(meta); t = time.perf_counter() - t
         _, peak = tracemalloc.get_traced_memory(); tracemalloc.stop()
         assert t < 1 and peak < 20e6, (s, t, peak)
         if isinstance(parts, Parts): assert sum(v.nbytes for v in parts) < 64*10_000*len(parts) and all(v.ranges is not None for v in parts)
-    leaky = as_splits({'train': select(Splits(meta), 'train[:80%]', per='dataset').view, 'valid': select(Splits(meta), 'train[80%:]', per='dataset').view}, meta)
+    leaky = as_splits({'train': select(Splits(meta), 'train[:80%]', per='dataset'), 'valid': select(Splits(meta), 'train[80%:]', per='dataset')}, meta)
     t = time.perf_counter(); clean, dropped = purge(meta, leaky); report = check_leakage(meta, clean); t = time.perf_counter() - t
     assert t < 1 and len(report) == 0 and dropped.rows.sum() == 7*10_000 and clean['train'].ranges is not None

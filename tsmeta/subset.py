@@ -111,7 +111,7 @@ def seen(meta):
 def _as_view(name, rows, meta, splits, per, rounding):
     "One subset as a view; positions of a set that sees only some rows become ids"
     size, part = len(meta.index), seen(meta)
-    if _is_spec(rows): return select(splits, rows, per, rounding).view
+    if _is_spec(rows): return select(splits, rows, per, rounding)
     if isinstance(rows, View) and rows.size == size: return rows
     n = size if part is None else len(part)
     if isinstance(rows, View) and rows.size != n: raise ValueError(f'Subset {name!r} was made for {rows.size:,} rows, but here are {n:,}.')
