@@ -12,7 +12,6 @@ import math, weakref
 import matplotlib.pyplot as plt
 import numpy as np, torch
 from fastai.interpret import plot_top_losses
-from fastai.torch_core import TensorBase
 from fastcore.basics import patch
 from fastcore.foundation import L
 from matplotlib.ticker import PercentFormatter
@@ -109,7 +108,7 @@ class ShowRows:
         self.one_batch()
         ids = self._ids[:1]
         bs = [self.after_batch(self.dataset.typed(*self.dataset.gather(ids))) for _ in range(n)]
-        b = tuple(type(o[0])(torch.cat([p.as_subclass(torch.Tensor) for p in o])) if isinstance(o[0], TensorBase) else torch.cat(o) for o in zip(*bs))
+        b = tuple(map(torch.cat, zip(*bs)))
         self._ids = np.repeat(ids, n)
         self._saw(b)
         return b
