@@ -24,7 +24,7 @@ from types import MethodType
 # %% ../nbs/08_load.ipynb #b62d1287
 from .meta import TSMetaDataset
 from .datasets import TSMetaDatasets
-from .plan import hash64
+from .plan import hash64, perm_keys, permute
 from .rng import is_random, keyed
 from .show import ShowRows
 from .weights import SAMPLING, ClassBalance, Planned
@@ -77,7 +77,7 @@ class TSMetaDataLoader(Planned, ClassBalance, ShowRows, TfmdDL):
     ):
         if not isinstance(dataset, TSMetaDataset): raise TypeError(f'A TSMetaDataLoader loads a TSMetaDataset, got {type(dataset).__name__}.')
         if batch_tfms is not None: kwargs['after_batch'] = list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
-        self.seed, self._given, self.epoch, self._start, self._done, self._begun = seed, seed, 0, 0, None, None
+        self.seed, self._given, self.epoch, self._start, self._done, self._begun, self._mixed_epoch = seed, seed, 0, 0, None, None, None
         self.multiprocessing_context, self._ids = kwargs.pop('multiprocessing_context', None), None
         self.schema, self.dataset, kwargs = dataset.schema, dataset, _known(kwargs)
         self._plan_with(bs=bs, shuffle=shuffle, drop_last=drop_last, **self._sample(*map(kwargs.pop, SAMPLING, [None]*3)))
@@ -96,7 +96,11 @@ class TSMetaDataLoader(Planned, ClassBalance, ShowRows, TfmdDL):
     def __len__(self): return len(self._plan)
     def get_idxs(self):
         "Positions in the set, in the order of the epoch to come; asking changes nothing"
-        return self._positions(self.epoch)
+        if self._mixed_epoch is None and 'shuffle_fn' in self.__dict__: self._mixed_epoch = self.epoch
+        return self._positions(self.epoch if self._mixed_epoch is None else self._mixed_epoch)
+    def shuffle_fn(self, idxs):
+        "Positions in another order, for those who give a `get_idxs` of their own; it too is decided by seed and epoch"
+        return np.asarray(idxs)[permute(np.arange(len(idxs)), len(idxs), perm_keys(len(idxs), self.plan.seed, self.epoch))]
     def _positions(self, epoch): return np.concatenate([np.zeros(0, np.int64), *self.plan.many(epoch, 0, len(self))])
 
 # %% ../nbs/08_load.ipynb #5ab8cd31
@@ -110,8 +114,13 @@ def _job(self:TSMetaDataLoader, order=None): return BatchJob(self.dataset, self.
 @patch
 def _custom_order(self:TSMetaDataLoader):
     "The order given by somebody's `get_idxs`, or `None`: then the plan decides"
-    if 'get_idxs' not in self.__dict__: return None
-    idxs = self.__dict__['get_idxs']()
+    given = self.__dict__.get('get_idxs')
+    if given is None or getattr(given, '__func__', None) is TSMetaDataLoader.get_idxs: return None
+    first = getattr(getattr(given, '__self__', None), 'loaders', [self])[0]
+    if not isinstance(first, TSMetaDataLoader) and getattr(first, 'shuffle', False):
+        raise ValueError(f'A mixed loader takes its order from its first loader, and a shuffled {type(first).__name__} tells another each time: put '
+                         'the TSMetaDataLoader first.')
+    idxs = given()
     return np.asarray(idxs if hasattr(idxs, '__len__') else list(islice(idxs, self.bs)), np.int64)
 
 @patch
@@ -153,7 +162,7 @@ def _torch_loader(self:TSMetaDataLoader, job, epoch, ks):
 def __iter__(self:TSMetaDataLoader):
     order = self._custom_order()
     epoch, start = self.epoch, self._start
-    self._begun = epoch, order
+    self._begun = order
     if order is None: self.epoch, self._start = epoch + 1, 0
     n = len(self) if order is None else -(-len(order)//self.bs)
     self.before_iter()
@@ -189,11 +198,10 @@ def where(self:TSMetaDataLoader):
 # %% ../nbs/08_load.ipynb #d111466a
 @patch
 def sample(self:TSMetaDataLoader):
-    "Positions of the epoch begun last, in its order"
+    "Positions in the order that a mixed loader keeps to"
     if torch.utils.data.get_worker_info() is not None:
         raise ValueError('A loader that is mixed with others makes its batches here: use num_workers=0, or ids would be lost.')
-    epoch, order = self._begun or (self.epoch, self._custom_order())
-    return self._positions(epoch) if order is None else order
+    return self.get_idxs() if self._begun is None else self._begun
 
 @patch
 def create_batches(self:TSMetaDataLoader, samps):

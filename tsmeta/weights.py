@@ -61,6 +61,12 @@ class Planned:
     "A loader whose order is decided by a plan, made from its settings"
     bs, shuffle, drop_last = map(_setting, ('bs', 'shuffle', 'drop_last'))
 
+    @property
+    def weights(self):
+        "How often each row of the set is drawn, summing to 1; `None` if all are given alike"
+        w = self._settings['weights']
+        return None if w is None else w/w.sum()
+
     def _plan_with(self, **changes):
         "Make the plan anew with these changes to the settings"
         self._settings = {**self.__dict__.get('_settings', {}), **changes}
