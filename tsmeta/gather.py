@@ -18,7 +18,7 @@ from .index import Index, HAS_NUMBA, compiled, locate1
 # %% ../nbs/05_gather.ipynb #bc1b4ae9
 _KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 'int32', 'int64'])}
 _BASE, _ROW, _VAR, _STEP, _KIND, _N = range(6)
-_AHEAD = 6
+_AHEAD = 12
 
 # %% ../nbs/05_gather.ipynb #7b78dfe3
 if HAS_NUMBA:
@@ -48,11 +48,11 @@ if HAS_NUMBA:
 
     @intrinsic
     def _prefetch(typingctx, address):
-        "Ask for a line of memory that will be read soon"
+        "Ask for a line of memory that will be read soon, and only once"
         def codegen(context, builder, sig, args):
             i32, ptr = ir.IntType(32), cgutils.voidptr_t
             f = builder.module.declare_intrinsic('llvm.prefetch', [ptr], ir.FunctionType(ir.VoidType(), [ptr, i32, i32, i32]))
-            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(3), i32(1)])
+            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(0), i32(1)])
             return context.get_dummy_value()
         return types.void(types.int64), codegen
 
