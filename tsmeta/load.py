@@ -96,8 +96,11 @@ class TSMetaDataLoader(Planned, ClassBalance, ShowRows, TfmdDL):
     def __len__(self): return len(self._plan)
     def get_idxs(self):
         "Positions in the set, in the order of the epoch to come; asking changes nothing"
+        return self._positions(self._coming())
+    def _coming(self):
+        "The epoch to come: the next one, or always the same for a loader that is part of a mixed one"
         if self._mixed_epoch is None and 'shuffle_fn' in self.__dict__: self._mixed_epoch = self.epoch
-        return self._positions(self.epoch if self._mixed_epoch is None else self._mixed_epoch)
+        return self.epoch if self._mixed_epoch is None else self._mixed_epoch
     def shuffle_fn(self, idxs):
         "Positions in another order, for those who give a `get_idxs` of their own; it too is decided by seed and epoch"
         return np.asarray(idxs)[permute(np.arange(len(idxs)), len(idxs), perm_keys(len(idxs), self.plan.seed, self.epoch))]
@@ -161,7 +164,7 @@ def _torch_loader(self:TSMetaDataLoader, job, epoch, ks):
 @patch
 def __iter__(self:TSMetaDataLoader):
     order = self._custom_order()
-    epoch, start = self.epoch, self._start
+    epoch, start = self._coming(), self._start
     self._begun = order
     if order is None: self.epoch, self._start = epoch + 1, 0
     n = len(self) if order is None else -(-len(order)//self.bs)
