@@ -15,7 +15,6 @@ from fastai.torch_core import TensorBase, TensorCategory, TensorMultiCategory
 from fastai.data.transforms import CategoryMap
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastcore.basics import listify, patch
-from fasttransform import Pipeline
 
 # %% ../nbs/07_meta.ipynb #189458b1
 from .source import ArraySource, WindowSource, to_source
@@ -141,10 +140,15 @@ def _as_list(dataset_list):
         and not isinstance(dataset_list, (list, tuple)) and type(dataset_list).__name__ != 'L') or hasattr(dataset_list, 'open')
     return [dataset_list] if lone or _is_lone_pair(dataset_list) else list(dataset_list)
 
+def _axes(o):
+    "How many axes an array or nested list has"
+    if hasattr(o, 'ndim'): return o.ndim
+    return 1 + (_axes(o[0]) if len(o) else 0) if isinstance(o, (list, tuple)) or type(o).__name__ == 'L' else 0
+
 def _is_lone_pair(o):
     "Is this one `(X, y)`, not two datasets?"
     if not isinstance(o, tuple) or len(o) != 2 or isinstance(o[1], tuple): return False
-    dims, y_dims = getattr(o[0], 'ndim', 0), getattr(o[1], 'ndim', 1)
+    dims, y_dims = _axes(o[0]), max(1, _axes(o[1]))
     return dims >= 2 and y_dims < 2 or dims == 3 and y_dims == 2 and len(o[0]) == len(o[1])
 
 class RowTfm:
@@ -152,10 +156,13 @@ class RowTfm:
     def __init__(self,
         tfms, # A transform or function of x `(vars, len)`, or a list of them
     ):
-        self.pipe = Pipeline([t for t in listify(tfms) if t is not None])
-        late = [t for t in self.pipe.fs if t.split_idx is not None or 'RandTransform' in [c.__name__ for c in type(t).__mro__]]
-        if late: raise ValueError(f'{late[0].name} in tfms[0] is random or for training alone, but tfms run on rows of any part. Give it as batch_tfms.')
-    def __call__(self, row): return self.pipe(torch.from_numpy(np.array(row)).as_subclass(series_type()))
+        self.tfms = [t() if isinstance(t, type) else t for t in listify(tfms) if t is not None]
+        late = [t for t in self.tfms if getattr(t, 'split_idx', None) is not None or 'RandTransform' in [c.__name__ for c in type(t).__mro__]]
+        if late: raise ValueError(f'{late[0]} in tfms[0] is random or for training alone, but tfms run on rows of any part. Give it as batch_tfms.')
+    def __call__(self, row):
+        x = torch.from_numpy(np.array(row)).as_subclass(series_type())
+        for t in self.tfms: x = t(x)
+        return x
 
 class TSMetaDataset(SchemaFacts):
     "Many datasets that answer as one"
@@ -205,7 +212,7 @@ class TSMetaDataset(SchemaFacts):
 
 def _mapped(src, tfm, names, d):
     try: return Mapped(src, tfm)
-    except Exception as e: raise type(e)(f'Dataset {some(names, [d])}, tfms[0] on its first row: {e}') from e
+    except Exception as e: raise ValueError(f'Dataset {some(names, [d])}, tfms[0] on its first row: {type(e).__name__}: {e}') from e
 
 def _y_kind(tfm):
     "What a target transform of fastai or tsai says about targets: their kind, and their vocabulary if it has one"
