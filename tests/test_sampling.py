@@ -4,8 +4,11 @@ import pickle
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.meta import TSMetaDataset
 from tsmeta.plan import Plan
 from tsmeta.sampling import PartialPlan, StratifiedPlan, WeightedPlan, make_plan
+from tsmeta.state import check_resume
 
 SIZES = dict(n=st.integers(0, 300), bs=st.integers(1, 70), shuffle=st.booleans(), drop_last=st.booleans(), seed=st.integers(0, 9))
 
@@ -81,3 +84,27 @@ def test_bad_weights(weights, says):
 @pytest.mark.parametrize('take', [0, -1, 1.5, 0., 'half', True])
 def test_bad_share(take):
     with pytest.raises(ValueError, match='partial_n'): make_plan(9, take=take)
+
+
+@pytest.mark.parametrize('asked', [{'weights': np.arange(30.)}, {'stratify': True}, {'partial_n': 20}, {'stratify': True, 'partial_n': .7}], ids=str)
+def test_loaders_resume_after_any_batch(asked):
+    meta = TSMetaDataset([(np.arange(45.).reshape(15, 1, 3), list('abc')*5)]*2)
+    check_resume(lambda **kw: TSMetaDataLoader(meta, bs=8, shuffle=True, seed=2, **asked, **kw))
+
+
+def test_other_weights_do_not_resume():
+    meta = TSMetaDataset([np.zeros((9, 1, 3))])
+    def loader(w): return TSMetaDataLoader(meta, bs=4, shuffle=True, seed=2, weights=w)
+    state = loader(np.ones(9)).state_dict()
+    loader(np.ones(9)).load_state_dict(state)
+    with pytest.raises(ValueError, match='weights'): loader(np.arange(9.)).load_state_dict(state)
+
+
+def test_a_resumed_seed_replaces_one_that_was_used():
+    meta = TSMetaDataset([np.arange(90.).reshape(30, 1, 3)])
+    for asked in ({}, {'stratify': np.arange(30) % 2}, {'weights': np.ones(30)}):
+        first, second = (TSMetaDataLoader(meta, bs=8, shuffle=True, **asked) for _ in range(2))
+        want = first.get_idxs()
+        second.one_batch()
+        second.load_state_dict(first.state_dict())
+        assert np.array_equal(second.get_idxs(), want)
