@@ -34,8 +34,7 @@ def as_views(
     for name, idxs in splits.items():
         try: out[str(name)] = idxs if isinstance(idxs, View) else View([] if idxs is None else idxs, len(meta))
         except IndexError as e: raise IndexError(f'Split {name!r}: {e}') from None
-    if meta._view is not None: out = {n: View(meta.ids(v.ids()), len(meta.index)) for n, v in out.items()}
-    return out
+    return out if meta._view is None else {n: meta._view.select(v) for n, v in out.items()}
 
 def _is_listy(o): return isinstance(o, (slice, View)) or o is None or hasattr(o, '__len__')
 

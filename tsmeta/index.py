@@ -209,6 +209,18 @@ def ids(self:View,
     return out
 
 @patch
+def select(self:View,
+    idxs, # Positions in the view, in any form `to_ids` takes, or another `View` over these positions
+)->View:
+    "A view of a view; a stretch of a view made of ranges is made of ranges, at no cost per row"
+    if isinstance(idxs, View) and idxs.ranges is not None and len(idxs.ranges) == 1: idxs = range(*map(int, idxs.ranges[0]))
+    if isinstance(idxs, slice): idxs = range(*idxs.indices(len(self)))
+    if self._ids is None and isinstance(idxs, range) and idxs.step == 1 and 0 <= idxs.start and idxs.stop <= len(self):
+        cut = lambda at: self._starts + np.clip(at - self._index.starts[:-1], 0, self._index.lens)
+        return View.of_ranges(cut(idxs.start), cut(max(idxs.start, idxs.stop)), self.size)
+    return View(self.ids(idxs.ids() if isinstance(idxs, View) else to_ids(idxs, len(self), 'positions')), self.size)
+
+@patch
 def __getitem__(self:View, idx):
     "One global id for a number, an array of ids for a list, slice or array; positions out of range are an `IndexError`"
     if isinstance(idx, (int, np.integer)): return int(self.ids(to_ids([idx], len(self), 'positions'))[0])

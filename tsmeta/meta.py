@@ -257,7 +257,8 @@ def subset(self:TSMetaDataset,
 ):
     "See only some rows of this set, in the order given"
     if isinstance(idxs, (int, np.integer)): raise TypeError(f'subset({idxs}) of a metadataset that is not split: give the rows, or split it first.')
-    return self.part(self.ids(idxs), self.split_idx)
+    whole = View(slice(None), len(self.index)) if self._view is None else self._view
+    return self.part(whole.select(idxs), self.split_idx)
 
 @patch(as_prop=True)
 def lens(self:TSMetaDataset):

@@ -144,12 +144,22 @@ def rows(self:Plan,
     return permute(pos, self.n, self._keys[1])
 
 @patch
+def many(self:Plan,
+    epoch:int, # Any epoch
+    i:int, # First batch
+    j:int, # One past the last batch
+)->list: # One int64 array per batch
+    "Batches `i … j-1` of an epoch, worked out together"
+    rows = self.rows(i*self.bs, min(j*self.bs, self.n_rows), epoch)
+    return [rows[k:k+self.bs] for k in range(0, len(rows), self.bs)]
+
+@patch
 def __getitem__(self:Plan, i):
     "Batch `i` of the current epoch, or `plan[epoch, i]`"
     epoch, i = i if isinstance(i, tuple) else (self.epoch, i)
     i = i + len(self) if i < 0 else i
     if not 0 <= i < len(self): raise IndexError(f'Asked for batch {i}, but an epoch has {len(self):,} batches.')
-    return self.rows(i*self.bs, min((i+1)*self.bs, self.n_rows), epoch)
+    return self.many(epoch, i, i+1)[0]
 
 @patch
 def __iter__(self:Plan): return (self[i] for i in range(len(self)))
