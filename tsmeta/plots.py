@@ -30,12 +30,14 @@ def _groups(values):
     return sorted(names) if len(names) <= len(COLORS) else sorted(names[:len(COLORS)-1])
 
 def _name_worst(ax, scores, y, n):
-    "Write the names of the first dots to their right, one under the other, each tied to its dot"
-    x0, low, high = .06*len(scores) + n, *ax.get_ylim()
-    step, last = .052*(high - low), -np.inf
-    for k in range(min(n, len(scores))):
-        last = at = max(y[k] - .3*step, last + step)
-        ax.annotate(f'{scores.name[k]}   {y[k]:.2f}', (k, y[k]), (x0, at), va='center', fontsize=8.5, color='#333333',
+    "Write the names of the first dots beside them, on the free side of the curve, one under the other, each tied to its dot"
+    n, (low, high) = min(n, len(y)), ax.get_ylim()
+    step, up = .052*(high - low), 1 if y[0] <= y[-1] else -1
+    at = [up*y[n-1] - .6*step]
+    for k in reversed(range(n-1)): at.append(min(up*y[k] - .6*step, at[-1] - step))
+    floor = (low if up > 0 else -high) + step*(np.arange(n) + .5)
+    for k, v in enumerate(up*np.maximum(at[::-1], floor)):
+        ax.annotate(f'{scores.name[k]}   {y[k]:.2f}', (k, y[k]), (n - .5 + .02*len(y), v), va='center', fontsize=8.5, color='#333333',
                     arrowprops=dict(arrowstyle='-', color='#bbbbbb', lw=.7, shrinkA=2, shrinkB=4))
 
 def plot_scores(
