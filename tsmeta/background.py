@@ -51,7 +51,9 @@ class Map(Verb):
             stats['wait_consumer'] += perf_counter() - t
 
     def _where(self, call, epoch):
-        return f'item {call.index} of epoch {epoch} in .map({self.task.name})' + ('' if call.uids is None else f', sample_uid {call.uids}')
+        first, last = call.uids if isinstance(call.uids, tuple) else (call.uids, call.uids)
+        uids = '' if first is None else f', sample_uid {first}' if first == last else f', sample_uid {first} … {last}'
+        return f'item {call.index} of epoch {epoch} in .map({self.task.name}){uids}'
     def _failed(self, call, epoch, stats):
         stats['failed'] += 1
         call.error.add_note(self._where(call, epoch))
@@ -79,7 +81,7 @@ class Reservoir(Verb):
         self.n, self.min, self.new, self.seed = positive(max_samples, 'max_samples'), positive(min_samples, 'min_samples'), max_replacement or max_samples, seed
         if self.min > self.n: raise ValueError(f'`min_samples={self.min}` is more than `max_samples={self.n}`: the pool can never hold as many')
         positive(num_workers, 'num_workers')
-        self.map = Map(copied if fn is None else fn, num_workers=num_workers, worker='thread' if fn is None else worker,
+        self.map = Map(copied if fn is None else fn, num_workers=num_workers, worker='thread' if fn is None else worker, in_order=False,
                        max_in_flight=max(2 * num_workers, min(positive(self.new, 'max_replacement'), self.n)))
         self.options, self.task = self.map.options, self.map.task
 

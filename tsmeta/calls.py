@@ -28,7 +28,7 @@ class Call:
 def _uids(item):
     u = item.get(UID) if isinstance(item, Mapping) else None
     if u is None or not is_column(u): return u
-    return None if not len(u) else u[0] if len(u) == 1 else f'{u[0]} … {u[-1]}'
+    return None if not len(u) else (u[0], u[-1])
 
 END, NOT_YET = object(), object()
 
@@ -65,7 +65,9 @@ class Calls:
         future.index, future.outcome = call.index, call
         self.flying.add(future)
         future.add_done_callback(self.events.put)
-        if self.stopped: self._abandon(future)
+        if self.stopped:
+            self._abandon(future)
+            self.flying.discard(future)
 
     def _abandon(self, future):
         future.cancel()

@@ -10,7 +10,7 @@ __all__ = ['ThreadPool', 'Slots', 'WorkerTraceback', 'plain_error', 'WorkerDied'
 # %% ../nbs/06c_pool.ipynb #27ab1cec
 import atexit, mmap, multiprocessing, os, pickle, signal, sys, threading, traceback, types, weakref
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing.connection import wait
@@ -61,7 +61,7 @@ class Slots:
     def __init__(self, context, n:int):
         fork = context.get_start_method() == 'fork'
         # Anonymous memory costs only what is touched, but reaches forked workers alone; RawArray (zeroed, so all of it counts) reaches the others.
-        self.size = max(min((1 << 30 if fork else 1 << 26) // n, 1 << 26 if fork else 1 << 22) & -4096, 4096)
+        self.size = max(min((1 << 28 if fork else 1 << 26) // n, 1 << 25 if fork else 1 << 22) & -4096, 4096)
         self.memory = mmap.mmap(-1, n * self.size) if fork else context.RawArray('b', n * self.size)
 
     def pack(self, slot, obj):
@@ -189,7 +189,9 @@ class ProcessPool:
 
     def result(self, future):
         try: result = self.slots.unpack(*future.result())
-        except BrokenProcessPool as e: raise self._died() from e
+        except BrokenProcessPool as e:
+            if not self.usable: raise CancelledError from e
+            raise self._died() from e
         finally: self.release(future)
         if isinstance(result, _Failed): raise result.exception()
         return result

@@ -9,7 +9,7 @@ __all__ = ['Backstage', 'Run', 'Extent', 'feed_extent', 'chain_extent', 'Verb', 
            'Collate', 'columns_of', 'MaxSamples', 'Shuffle']
 
 # %% ../nbs/06e_verbs.ipynb #3159706c
-import os, weakref
+import os, threading, weakref
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
@@ -21,14 +21,15 @@ from .calls import Calls, InlineCalls
 # %% ../nbs/06e_verbs.ipynb #1a4d4318
 class Backstage:
     "What one stream keeps between epochs: its pools of workers, its reservoirs, and where `max_samples` begins"
-    def __init__(self): self.pools, self.kept, self.runs, self.closed = {}, {}, weakref.WeakSet(), False
+    def __init__(self): self.pools, self.kept, self.runs, self.closed, self.lock = {}, {}, weakref.WeakSet(), False, threading.Lock()
 
     def pool(self, k, verb):
         "The running pool of verb `k`; a new one if the last one died or belongs to another process"
-        pool = self.pools.get(k)
-        if pool is None or not pool.usable or pool.pid != os.getpid():
-            pool = self.pools[k] = (ProcessPool if verb.options.worker == 'process' else ThreadPool)(verb.task, verb.options)
-        pool.start()
+        with self.lock:
+            pool = self.pools.get(k)
+            if pool is None or not pool.usable or pool.pid != os.getpid():
+                pool = self.pools[k] = (ProcessPool if verb.options.worker == 'process' else ThreadPool)(verb.task, verb.options)
+            pool.start()
         return pool
 
     def close(self, grace=1.):
@@ -180,6 +181,7 @@ class MaxSamples(Verb):
         if epoch in begins: yield from self._epoch(run, k, epoch, begins[epoch], 0, begins)
 
     def _epoch(self, run, k, epoch, place, done, begins):
+        if done == self.n: return
         for item, before, after in self._endless(run.at(k - 1), place):
             used, rows = before[2], n_rows(item)
             b = min(rows, used + self.n - done)
@@ -200,6 +202,7 @@ class MaxSamples(Verb):
             turn, token = turn + 1, None
 
     def extent(self, e):
+        if e.items == 0: return Extent(0, 0)
         whole = e.bs and e.rows and (e.bs == 1 or e.rows % e.bs == 0 and self.n % e.bs == 0)
         return Extent(self.n // e.bs if whole else None, self.n, e.bs if whole else None)
     def describe(self): return f'max_samples({self.n})'
