@@ -1,5 +1,5 @@
 "Streams with workers: order, errors, deaths, stalls, endings, random numbers."
-import gc, json, logging, multiprocessing, os, pathlib, random, signal, subprocess, sys, textwrap, threading, time
+import gc, json, logging, multiprocessing, os, pathlib, random, signal, subprocess, sys, textwrap, threading, time, weakref
 from collections import Counter
 import numpy as np, pytest
 from tsmeta.pool import Slots, WorkerDied
@@ -20,8 +20,7 @@ def children(): return {p.pid for p in multiprocessing.active_children()}
 def no_leftovers():
     before = children()
     yield
-    gc.collect()
-    wait_for(lambda: children() <= before)
+    wait_for(lambda: gc.collect() is not None and children() <= before)
     wait_for(lambda: not [t for t in threading.enumerate() if t.name == 'tsmeta-pump' and t.is_alive()])
 
 # --- order
@@ -132,6 +131,22 @@ def test_an_error_of_the_source_comes_in_its_turn():
         with pytest.raises(OSError, match='disk gone'):
             for i in Stream.of(source, seed=0).map(uneven, **options): got.append(i)
         assert got == list(range(5))
+
+@pytest.mark.parametrize('options', [dict(), dict(num_workers=1, worker='thread'), dict(num_workers=1)])
+@pytest.mark.parametrize('fn', [fail_at_7, unpicklable_result, half_steps])
+def test_a_stream_that_failed_does_not_wait_for_the_garbage_collector(fn, options):
+    def items():
+        yield from range(9)
+        raise OSError
+    gc.collect()
+    gc.disable()
+    try:
+        s = Stream.of(items, seed=0).map(fn, **options)
+        gone = weakref.ref(s)
+        with pytest.raises(Exception): list(s)
+        del s
+        wait_for(lambda: gone() is None, 1)
+    finally: gc.enable()
 
 # --- deaths
 

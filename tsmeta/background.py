@@ -56,9 +56,12 @@ class Map(Verb):
         return f'item {call.index} of epoch {epoch} in .map({self.task.name}){uids}'
     def _failed(self, call, epoch, stats):
         stats['failed'] += 1
-        call.error.add_note(self._where(call, epoch))
-        if self.options.on_error == 'raise': raise call.error
-        return call.index, call.error
+        error, call.error = call.error, None
+        error.add_note(self._where(call, epoch))
+        try:
+            if self.options.on_error == 'raise': raise error
+            return call.index, error
+        finally: del error
     def _check(self, call, epoch, stats):
         stats['skipped'] += not call.items
         if self.options.fan_out not in (None, len(call.items)):
@@ -67,7 +70,8 @@ class Map(Verb):
         text = f'.map({self.task.name}) failed on {len(errors)} of {stats["in"]} items of epoch {epoch}'
         if len(errors) == stats['in']:
             errors[0][1].add_note(f'{text}: all of them')
-            raise errors[0][1]
+            try: raise errors[0][1]
+            finally: errors.clear()
         log.warning(f'{text}: items {", ".join(str(i) for i, _ in errors[:10])}{" …" * (len(errors) > 10)}; the first with {errors[0][1]!r}')
 
     def extent(self, e): return Extent(e.items and self.options.fan_out and e.items * self.options.fan_out)
@@ -142,5 +146,6 @@ class Filler:
         self.spare.extend(call.items)
         self.calls.release()
     def _noted(self, call):
-        call.error.add_note(f'item {call.index} (turn {call.after}) in .{self.verb.describe()}')
-        return call.error
+        error, call.error = call.error, None
+        error.add_note(f'item {call.index} (turn {call.after}) in .{self.verb.describe()}')
+        return error

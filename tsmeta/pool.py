@@ -45,7 +45,9 @@ class ThreadPool:
         self.busy[me] = index, monotonic()
         try: return self.task(item, key)
         finally: self.busy.pop(me, None)
-    def result(self, future): return future.result()
+    def result(self, future):
+        try: return future.result()
+        finally: del future
     def release(self, future): pass
     def activity(self):
         "List (worker, item, seconds on it) of the busy workers"
@@ -188,13 +190,16 @@ class ProcessPool:
             raise TypeError(f"an item of type {type(item).__name__} cannot be sent to process workers ({type(e).__name__}: {e}): say worker='thread', or make it in the function") from e
 
     def result(self, future):
-        try: result = self.slots.unpack(*future.result())
+        try:
+            result = self.slots.unpack(*future.result())
+            if isinstance(result, _Failed): raise result.exception()
+            return result
         except BrokenProcessPool as e:
             if not self.usable: raise CancelledError from e
             raise self._died() from e
-        finally: self.release(future)
-        if isinstance(result, _Failed): raise result.exception()
-        return result
+        finally:
+            self.release(future)
+            future = result = None
     def release(self, future):
         slot = future.__dict__.pop('slot', None)
         if slot is not None: self.free.append(slot)
