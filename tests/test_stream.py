@@ -4,7 +4,10 @@ from collections import Counter
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 from tsmeta.columns import n_rows
-from tsmeta.feed import FixedPlan, ItemFeed, PlanFeed, RowFeed, Sampler, check_feed
+from tsmeta.feed import ItemFeed, PlanFeed, RowFeed, Sampler, check_feed
+from tsmeta.index import Index, View
+from tsmeta.mix import MixPlan
+from tsmeta.plan import Plan
 from tsmeta.stream import Stream
 from stream_tools import *
 
@@ -13,18 +16,9 @@ def batches(sizes):
     ends = np.cumsum(sizes)
     return [dict(x=np.arange(e - n, e) * 1., s=[str(i) for i in range(e - n, e)], sample_uid=np.arange(e - n, e)) for n, e in zip(sizes, ends)]
 
-class View:
-    def __init__(self, ids): self._ids = np.asarray(ids)
-    def __len__(self): return len(self._ids)
-    def ids(self, positions=None): return self._ids if positions is None else self._ids[positions]
-class Index:
-    def ids(self, ds, rows): return ds * 10 + rows
-class Plan:
-    "Batches of 4 of the ids 10…39, permuted in each epoch"
-    seed, bs = 3, 4
-    def __len__(self): return 8
-    def __getitem__(self, key): return np.random.default_rng([3, key[0]]).permutation(np.arange(10, 40))[key[1] * 4:key[1] * 4 + 4]
-def meta_stream(rank=0): return Stream.of(PlanFeed(Plan(), lambda ids: dict(x=ids * 1.), View(np.arange(10, 40)), Index(), ['a', 'b', 'c', 'd'], rank))
+PLAN = Plan(30, bs=4, shuffle=True, seed=3)
+VIEW = View(range(10, 40), 40)
+def meta_stream(rank=0): return Stream.of(PlanFeed(PLAN, lambda ids: dict(x=ids * 1.), VIEW, Index([10] * 4), ['a', 'b', 'c', 'd'], rank))
 
 # --- rows
 
@@ -134,8 +128,8 @@ def test_shuffle_is_a_permutation_keyed_by_seed_and_epoch(n, buffer, epoch):
 
 def test_a_metadataset_keeps_its_order():
     s = meta_stream()
-    assert rows_of(s) == [int(i) for k in range(8) for i in Plan()[0, k]]
-    assert rows_of(s) == [int(i) for k in range(8) for i in Plan()[1, k]]
+    for e in range(2): assert rows_of(s) == [i + 10 for k in range(8) for i in PLAN[e, k].tolist()]
+    assert len(s) == 8 and len(s.rebatch(7)) == 5 and len(s.sub_batch(3)) == 15 == len(list(s.sub_batch(3)))
     for verb, args in (('shuffle', (5,)), ('sampler', ('random',))):
         with pytest.raises(ValueError, match=r'stream\('): getattr(s, verb)(*args)
     check_feed(s.feed)
