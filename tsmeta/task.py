@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import blake2b
 import numpy as np
 from .columns import is_column
 
@@ -60,10 +61,10 @@ def keyed_rng(key)->np.random.Generator: # a tuple of ints
 
 def seed_globals(key):
     "Seed the global random generators from the key of an item"
-    a, b = np.random.SeedSequence(key).generate_state(2, np.uint32).tolist()
-    random.seed(a)
-    np.random.seed(b)
-    if 'torch' in sys.modules: sys.modules['torch'].default_generator.manual_seed(a << 31 ^ b)
+    seed = int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest())
+    random.seed(seed)
+    np.random.seed(seed & 0xffffffff)
+    if 'torch' in sys.modules: sys.modules['torch'].default_generator.manual_seed(seed >> 1)
 
 _spare = []
 
