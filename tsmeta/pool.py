@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/pool.html.md"""
 __all__ = ['ThreadPool', 'Slots', 'WorkerTraceback', 'plain_error', 'WorkerDied', 'ProcessPool']
 
 # %% ../nbs/06c_pool.ipynb #27ab1cec
-import atexit, mmap, multiprocessing, os, pickle, signal, sys, threading, traceback, types, weakref
+import atexit, mmap, multiprocessing, os, pickle, signal, sys, threading, traceback, types, warnings, weakref
 from collections import deque
 from concurrent.futures import CancelledError, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -128,9 +128,15 @@ def _work(index, key, slot, packed, places):
     try:
         item = _here.slots.unpack(packed, places)
         seed_globals(key)
-        return _here.slots.pack(slot, _here.task(item, key))
+        return _sent(slot, _here.task(item, key))
     except BaseException as e: return _here.slots.pack(None, _Failed(plain_error(e)))
     finally: _here.board[1] = -1
+
+def _sent(slot, items):
+    try: return _here.slots.pack(slot, items)
+    except Exception as e:
+        raise TypeError(f"results of type {sorted({type(i).__name__ for i in items})} cannot be sent back from a worker process ({type(e).__name__}: {e}): "
+                        "return arrays, numbers, strings and dicts of them, or say worker='thread'") from e
 
 def plain_error(error):
     "An error that cannot be mistaken for the end of a loop or program"
@@ -172,7 +178,9 @@ class ProcessPool:
                                             initargs=(self.pickled, self.slots, self.board, self.context.Value('i', 0)))
         _live.add(self)
         _at_exit()
-        for _ in range(n): self.executor.submit(_hello)
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'This process .* is multi-threaded', DeprecationWarning)
+            for _ in range(n): self.executor.submit(_hello)
 
     def submit(self, index, key, item):
         try: slot = self.free.popleft()
