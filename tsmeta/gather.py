@@ -18,7 +18,7 @@ from .index import Index, HAS_NUMBA, compiled, locate1
 # %% ../nbs/05_gather.ipynb #bc1b4ae9
 _KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 'int32', 'int64'])}
 _BASE, _ROW, _VAR, _STEP, _KIND, _N = range(6)
-_AHEAD = 6
+_AHEAD = 12
 
 # %% ../nbs/05_gather.ipynb #7b78dfe3
 if HAS_NUMBA:
@@ -48,11 +48,11 @@ if HAS_NUMBA:
 
     @intrinsic
     def _prefetch(typingctx, address):
-        "Ask for a line of memory that will be read soon"
+        "Ask for a line of memory that will be read soon, and only once"
         def codegen(context, builder, sig, args):
             i32, ptr = ir.IntType(32), cgutils.voidptr_t
             f = builder.module.declare_intrinsic('llvm.prefetch', [ptr], ir.FunctionType(ir.VoidType(), [ptr, i32, i32, i32]))
-            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(3), i32(1)])
+            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(0), i32(1)])
             return context.get_dummy_value()
         return types.void(types.int64), codegen
 
@@ -132,7 +132,9 @@ class Gather:
 
     def _build(self):
         "Fill the table; files are left for later"
-        n = len(self.sources)
+        n, idx = len(self.sources), self.index
+        self._where = idx.starts, idx.guess, idx.shift
+        self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
         self._views, self._open = [(None, None)]*n, OrderedDict()
         self._table = np.zeros((n, 2, 6), np.int64)
         if self.y_shape is None: self._table[:, 1, [_KIND, _N]] = 1, np.iinfo(np.int64).max
@@ -158,15 +160,14 @@ def __call__(self:Gather,
     ids, # Global ids: int64, contiguous
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
     "Copy the rows with these ids, in the order asked"
-    n, idx = len(ids), self.index
-    xo = np.empty((n, *self.shape), np.float32)
-    y3 = ((1, 1) + self.y_shape)[-2:] if self.y_shape is not None else (0, 0)
-    yo, todo = np.empty((n, *y3), self.y_dtype), np.empty(n, np.int64)
-    if HAS_NUMBA: left = _take(ids, idx.starts, idx.guess, idx.shift, self._table, xo, yo, todo)
+    n, y_shape = len(ids), self.y_shape
+    xo, yo = np.empty((n, *self.shape), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
+    todo = np.empty(n, np.int64)
+    if HAS_NUMBA: left = _take(ids, *self._where, self._table, xo, yo, todo)
     else: left, todo = n, np.arange(n)
-    if left < 0: idx.locate(ids)
+    if left < 0: self.index.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo)
-    return xo, None if self.y_shape is None else yo.reshape((n, *self.y_shape))
+    return xo, None if y_shape is None else yo.reshape((n, *y_shape))
 
 @patch
 def _take_rest(self:Gather, ids, todo, xo, yo):
