@@ -24,21 +24,24 @@ from types import MethodType
 from .meta import TSMetaDataset
 from .datasets import TSMetaDatasets
 from .plan import Plan, hash64
+from .rng import is_random, keyed
 
 # %% ../nbs/08_load.ipynb #257aac52
 class BatchJob:
     "Make any batch of any epoch: what worker processes do"
     def __init__(self, dataset, plan, order=None): self.dataset, self.plan, self.order = dataset, plan, order
-    def ids(self, epoch, start, stop):
-        "Global ids at places `start … stop-1` of an epoch"
-        pos = self.plan.rows(start, stop, epoch) if self.order is None else self.order[start:stop]
-        return pos if self.dataset._view is None else self.dataset._view.ids(pos)
+    def parts(self, epoch, i, j):
+        "Positions in the set that make batches `i … j-1`, one array per batch"
+        if self.order is None: return self.plan.many(epoch, i, j)
+        bs = self.plan.bs
+        return [self.order[k*bs:(k+1)*bs] for k in range(i, j)]
     def batches(self, epoch, start, n, ahead=32):
-        "Ids of batches `start … n-1`, worked out a few batches at a time"
-        bs, total = self.plan.bs, self.plan.n_rows if self.order is None else len(self.order)
-        for k in range(start, n, ahead):
-            ids = self.ids(epoch, k*bs, min((k+ahead)*bs, n*bs, total))
-            for i in range(0, len(ids), bs): yield ids[i:i+bs]
+        "Global ids of batches `start … n-1`, worked out a few batches at a time"
+        view = self.dataset._view
+        for i in range(start, n, ahead):
+            parts = self.parts(epoch, i, min(i+ahead, n))
+            if view is not None: parts = np.split(view.ids(np.concatenate(parts)), np.cumsum([len(p) for p in parts])[:-1])
+            yield from parts
     def __getitem__(self, at):
         "Ids, x and y of batch `(epoch, k)` as plain tensors, fit for travelling"
         ids = next(self.batches(*at, at[1]+1))
@@ -58,13 +61,13 @@ class TSMetaDataLoader(TfmdDL):
         drop_last:bool=False, # Leave out an incomplete last batch, unless it is the only one
         num_workers:int=0, # Processes that make batches; 0 makes them here
         batch_tfms=None, # Transforms of whole batches, run after delivery
-        seed:int=None, # Decides the order; drawn once from torch's global generator if `None`
+        seed:int=None, # Decides the order and the random transforms; drawn once from torch's global generator if `None`, for the order alone
         do_setup:bool=True, # Let transforms see the data once (`TSStandardize` takes its statistics then)
         **kwargs, # `device`, `pin_memory`, `timeout`, `persistent_workers`, `multiprocessing_context`, `get_idxs`, `after_item`, …
     ):
         if not isinstance(dataset, TSMetaDataset): raise TypeError(f'A TSMetaDataLoader loads a TSMetaDataset, got {type(dataset).__name__}.')
         if batch_tfms is not None: kwargs['after_batch'] = list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
-        self.seed, self.epoch, self._start, self._done = seed, 0, 0, None
+        self.seed, self._given, self.epoch, self._start, self._done = seed, seed, 0, 0, None
         self.multiprocessing_context, self._ids = kwargs.pop('multiprocessing_context', None), None
         self.schema, self._plan = dataset.schema, Plan(len(dataset), max(1, int(bs)), shuffle, 0, drop_last)
         rng = random.getstate()
@@ -82,7 +85,7 @@ class TSMetaDataLoader(TfmdDL):
     def __len__(self): return len(self._plan)
     def get_idxs(self):
         "Positions in the set, in the order of the epoch to come; asking changes nothing"
-        return self.plan.rows(0, self.plan.n_rows, self.epoch)
+        return np.concatenate([np.zeros(0, np.int64), *self.plan.many(self.epoch, 0, len(self))])
 
 # %% ../nbs/08_load.ipynb #5ab8cd31
 @patch
@@ -100,11 +103,13 @@ def _custom_order(self:TSMetaDataLoader):
     return np.asarray(idxs if hasattr(idxs, '__len__') else list(islice(idxs, self.bs)), np.int64)
 
 @patch
-def _deliver(self:TSMetaDataLoader, ids, b):
-    "Say which rows a batch is made of, then run the transforms"
+def _deliver(self:TSMetaDataLoader, ids, b, epoch, k):
+    "Say which rows a batch is made of, then run the transforms: random ones keyed by (seed, epoch, batch), if there is a seed"
     self._ids = self.dataset._last = ids
     if self.device is not None and self.device.type != 'cpu': b = to_device(b, self.device)
-    return self.after_batch(b) if len(self.after_batch.fs) else b
+    if not len(self.after_batch.fs): return b
+    if self._given is None or not any(map(is_random, self.after_batch.fs)): return self.after_batch(b)
+    with keyed(self._given, epoch, k): return self.after_batch(b)
 
 # %% ../nbs/08_load.ipynb #5aea1ffb
 def _through(dl, b):
@@ -135,10 +140,9 @@ def __iter__(self:TSMetaDataLoader):
     if order is None: self.epoch, self._start = epoch + 1, 0
     n = len(self) if order is None else -(-len(order)//self.bs)
     self.before_iter()
-    for ids, b in self._batches(self._job(order), epoch, start, n):
-        start += 1
-        if order is None: self._done = epoch, start
-        yield self._deliver(ids, b)
+    for k, (ids, b) in enumerate(self._batches(self._job(order), epoch, start, n), start):
+        if order is None: self._done = epoch, k+1
+        yield self._deliver(ids, b, epoch, k)
     self.after_iter()
 
 # %% ../nbs/08_load.ipynb #c2a8c128
@@ -148,7 +152,7 @@ def one_batch(self:TSMetaDataLoader):
     if not len(self): raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
     self.before_iter()
     ids = next(self._job(self._custom_order()).batches(self.epoch, self._start, self._start+1))
-    return self._deliver(ids, _through(self, self.dataset.typed(*self.dataset.gather(ids))))
+    return self._deliver(ids, _through(self, self.dataset.typed(*self.dataset.gather(ids))), self.epoch, self._start)
 
 @patch(as_prop=True)
 def ids(self:TSMetaDataLoader):
@@ -170,7 +174,7 @@ def new(self:TSMetaDataLoader,
     "Make a loader like this one, with some changes"
     f = self.fake_l
     now = dict(dataset=self.dataset if dataset is None else dataset, bs=self.bs, shuffle=self.shuffle, drop_last=self.drop_last,
-               num_workers=f.num_workers, pin_memory=f.pin_memory, timeout=f.timeout, device=self.device, seed=self.seed, do_setup=False,
+               num_workers=f.num_workers, pin_memory=f.pin_memory, timeout=f.timeout, device=self.device, seed=self._given, do_setup=False,
                multiprocessing_context=self.multiprocessing_context, **{p: getattr(self, p) for p in _PIPES})
     if dataset is None: now.update({m: self.__dict__[m] for m in ('get_idxs',) if m in self.__dict__})
     res = (type(self) if cls is None else cls)(**{**now, **kwargs})
