@@ -190,6 +190,7 @@ def _take_rest(self:Gather, ids, todo, xo, yo):
         x, y = self._opened(d)
         xo[k] = x[r] if x is not None else self._read(d, r)
         if y is not None: yo[k] = _three_axes(y)[r]
+        elif self.targets is None and self.y_shape is not None: yo[k] = self.sources[d].read_y(r)
 
 @patch
 def _opened(self:Gather, d):

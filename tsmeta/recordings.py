@@ -52,7 +52,7 @@ def extent(self:TSMetaDataset):
 @patch(as_prop=True)
 def windowed(self:TSMetaDataset):
     "Are rows windows of recordings?"
-    return any(isinstance(s, WindowSource) for s in self.datasets)
+    return any(getattr(s, 'windowed', False) for s in self.datasets)
 
 # %% ../nbs/07a_recordings.ipynb #4f6f1e91
 @patch
