@@ -201,11 +201,11 @@ def ids(self:TSMetaDataset,
 def typer(self:TSMetaDataset):
     "A function that turns a gathered batch into the tuple of tensors that a learner sees"
     x_type, y_type = series_type(), {'class': TensorCategory, 'multi': TensorMultiCategory}.get(self.schema.kind)
-    cast, as_tensor = torch.Tensor.as_subclass, lambda o: o if isinstance(o, torch.Tensor) else torch.from_numpy(o)
+    cast, as_tensor = torch.Tensor._make_subclass, lambda o: o if isinstance(o, torch.Tensor) else torch.from_numpy(o)
     def typed(x, y):
-        x = cast(as_tensor(x), x_type)
+        x = cast(x_type, as_tensor(x))
         if y is None: return (x,)
-        return x, as_tensor(y) if y_type is None else cast(as_tensor(y), y_type)
+        return x, as_tensor(y) if y_type is None else cast(y_type, as_tensor(y))
     return typed
 
 @patch
