@@ -17,7 +17,7 @@ from .index import Index, HAS_NUMBA, compiled, locate1
 
 # %% ../nbs/05_gather.ipynb #bc1b4ae9
 _KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 'int32', 'int64'])}
-_BASE, _ROW, _VAR, _STEP, _KIND, _N = range(6)
+_X, _X_ROW, _X_KIND, _Y, _Y_ROW, _Y_KIND, _N, _BLOCK = range(8)
 _AHEAD = 12
 
 # %% ../nbs/05_gather.ipynb #7b78dfe3
@@ -72,39 +72,43 @@ if HAS_NUMBA:
     @compiled
     def _find(ids, starts, guess, shift, table, src, ds, todo):
         "Look up dataset and addresses of each row; returns how many the loop cannot read (listed in `todo`), or -1-k if id k does not exist"
-        total, left = starts[-1], 0
+        total, left, first = starts[-1], 0, table.ctypes.data
         for k in range(len(ids)):
             i = ids[k]
             if i < 0 or i >= total: return -1-k
-            d = locate1(i, starts, guess, shift)
-            r, x, y = i - starts[d], table[d, 0], table[d, 1]
-            ds[k], src[k, 0], src[k, 1] = d, x[_BASE] + r*x[_ROW], y[_BASE] + r*y[_ROW]
-            if x[_KIND] == 0 or y[_KIND] == 0 or r >= x[_N] or r >= y[_N]:
+            ds[k] = locate1(i, starts, guess, shift)
+            _prefetch(first + ds[k]*64)
+        for k in range(len(ids)):
+            d = ds[k]
+            t, r = table[d], ids[k] - starts[d]
+            src[k, 0], src[k, 1] = t[_X] + r*t[_X_ROW], t[_Y] + r*t[_Y_ROW]
+            if t[_X_KIND] == 0 or t[_Y_KIND] == 0 or r >= t[_N]:
                 ds[k] = -1
                 todo[left] = k
                 left += 1
         return left
 
     @compiled
-    def _take(ids, starts, guess, shift, table, xo, yo, todo):
+    def _take(ids, starts, guess, shift, table, strides, xo, yo, todo):
         "Copy rows, asking for the memory of rows to come meanwhile; returns what `_find` does"
         n, nv, nl = xo.shape
         src, ds = np.empty((n + _AHEAD, 2), np.int64), np.empty(n, np.int64)
         left = _find(ids, starts, guess, shift, table, src, ds, todo)
         if left < 0: return left
         src[n:] = src[0]
-        dst, nbytes, labels = xo.ctypes.data, nv*nl*4, yo.size > 0
+        dst, nbytes, labels, one = xo.ctypes.data, nv*nl*4, yo.size > 0, yo.size == n
         for k in range(n):
             for line in range(0, min(nbytes, 2048), 64): _prefetch(src[k+_AHEAD, 0] + line)
             if labels: _prefetch(src[k+_AHEAD, 1])
             d = ds[k]
             if d < 0: continue
-            x, y = table[d, 0], table[d, 1]
-            if x[_KIND] == 1 and x[_STEP] == 4 and x[_VAR] == nl*4: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
-            elif x[_KIND] == 1 and x[_STEP] == 4:
-                for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*x[_VAR], nl*4)
-            else: _copy(src[k, 0], x[_VAR], x[_STEP], x[_KIND], xo, k)
-            if labels: _copy(src[k, 1], y[_VAR], y[_STEP], y[_KIND], yo, k)
+            t, s = table[d], strides[d]
+            if t[_BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
+            elif t[_X_KIND] == 1 and s[1] == 4:
+                for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)
+            else: _copy(src[k, 0], s[0], s[1], t[_X_KIND], xo, k)
+            if one: _copy(src[k, 1], 0, 0, t[_Y_KIND], yo, k)
+            elif labels: _copy(src[k, 1], s[2], s[3], t[_Y_KIND], yo, k)
         return left
 
 # %% ../nbs/05_gather.ipynb #506f24be
@@ -113,6 +117,12 @@ def _open_limit():
     try: import resource
     except ImportError: return 128
     return max(8, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 14)//4)
+
+def _lines(n):
+    "`n` lines of eight numbers, each of them one line of the processor's cache"
+    raw = np.zeros(8*n + 8, np.int64)
+    skip = -raw.ctypes.data % 64//8
+    return raw[skip:skip + 8*n].reshape(n, 8)
 
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
@@ -136,8 +146,8 @@ class Gather:
         self._where = idx.starts, idx.guess, idx.shift
         self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
         self._views, self._open = [(None, None)]*n, OrderedDict()
-        self._table = np.zeros((n, 2, 6), np.int64)
-        if self.y_shape is None: self._table[:, 1, [_KIND, _N]] = 1, np.iinfo(np.int64).max
+        self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
+        if self.y_shape is None: self._table[:, _Y_KIND] = 1
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
 
@@ -145,11 +155,13 @@ class Gather:
         "Write the line of dataset `d`; kind 0 where the loop cannot read it"
         if y is None and self.targets is not None: y = self.targets[d]
         self._views[d] = x, y
+        line, steps = self._table[d], self._strides[d]
         for i, v in enumerate((x, y)):
             if v is None: continue
             v = _three_axes(v)
             kind = _KINDS.get(v.dtype, 0) if v.dtype.isnative else 0
-            self._table[d, i] = v.__array_interface__['data'][0], *v.strides, kind, len(v)
+            line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
+        if x is not None: line[_N], line[_BLOCK] = len(x), line[_X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -163,7 +175,7 @@ def __call__(self:Gather,
     n, y_shape = len(ids), self.y_shape
     xo, yo = np.empty((n, *self.shape), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
     todo = np.empty(n, np.int64)
-    if HAS_NUMBA: left = _take(ids, *self._where, self._table, xo, yo, todo)
+    if HAS_NUMBA: left = _take(ids, *self._where, self._table, self._strides, xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo)
@@ -188,7 +200,7 @@ def _opened(self:Gather, d):
         self._open[d] = True
         if len(self._open) > self.max_open:
             old, _ = self._open.popitem(last=False)
-            self._views[old], self._table[old, 0, _KIND] = (None, None), 0
+            self._views[old], self._table[old, _X_KIND] = (None, None), 0
     return self._views[d]
 
 @patch
