@@ -13,7 +13,9 @@ from fastcore.basics import patch
 
 # %% ../nbs/07g_open.ipynb #c79ab2d9
 from .members import members
-from .meta import TSMetaDataset
+from .store import MANIFEST, open_store
+from .pack import pack
+from .meta import Schema, TSMetaDataset
 
 # %% ../nbs/07g_open.ipynb #54a211ac
 _OPENERS = {}
@@ -24,6 +26,17 @@ def register_opener(
 ):
     "Let `TSMetaDataset.open` take another kind of data"
     _OPENERS[prefix] = make
+
+@patch(cls_method=True)
+def of_store(cls:TSMetaDataset,
+    store, # What `open_store` gives
+):
+    "Make a metadataset of a store; nothing is read, and no object is made per dataset"
+    s, self = store.schema, cls.__new__(cls)
+    schema = Schema(s['vars'], s['len'], s['kind'], s['y_shape'], s['vocab'], s['horizon'], s['labels'], s['var_names'])
+    self._join(store.sources, store.names, store.info, store.targets, schema)
+    self.store = store
+    return self
 
 @patch(cls_method=True)
 def open(cls:TSMetaDataset,
@@ -39,4 +52,21 @@ def open(cls:TSMetaDataset,
     if isinstance(data, (str, os.PathLike)):
         for prefix, make in _OPENERS.items():
             if os.fspath(data).startswith(prefix): return make(os.fspath(data)[len(prefix):], **{k: v for k, v in how.items() if v}, **kwargs)
+        if os.path.isfile(os.path.join(data, MANIFEST)):
+            if kwargs or window is not None: raise TypeError(f'A store knows what its rows are; it does not take {", ".join([*kwargs, *["window"]*(window is not None)])}.')
+            return cls.of_store(open_store(data))
     return cls(members(data, **(how if window is not None else dict(columns=columns))), **kwargs)
+
+# %% ../nbs/07g_open.ipynb #dd643e4b
+@patch(name='pack')
+def _pack(self:TSMetaDataset,
+    root, # Folder of the store to be
+    splits=None, # Rows of each split in any form, specs such as 'train[:75%]', or a split metadataset
+    labels:dict=None, # More labels: name → one value per row `(rows, …)`
+    part_rows:int=None, # Close a part once it has so many rows; at 64 MB if `None`
+    executor=None, # Any `concurrent.futures` executor to write parts on
+    overwrite:bool=False, # Replace the store that is there
+    progress=None, # Wraps what is counted, as `fastprogress.progress_bar` or `tqdm` do
+):
+    "Pack all datasets into one folder, and open it"
+    return type(self).of_store(pack(self, root, splits, labels, part_rows, executor, overwrite, progress))

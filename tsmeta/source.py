@@ -29,7 +29,7 @@ def as_rows(
 # %% ../nbs/00_source.ipynb #5df59aa5
 class ArraySource:
     "Rows that are in memory (or memory-mapped by the caller) as one array"
-    lazy, stride, window, horizon = False, 1, 1, 0
+    lazy, windowed, stride, window, horizon = False, False, 1, 1, 0
     def __init__(self,
         X, # `(rows, vars, len)` or `(rows, len)`: numpy array or memmap, torch tensor, DataFrame
         y=None, # One target per row, or `None`
@@ -193,7 +193,7 @@ def _reduce_steps(y, window, stride, n, how):
 # %% ../nbs/00_source.ipynb #3d902d5b
 class WindowSource(ArraySource):
     "Rows that are windows of one recording, in memory or in a `.npy` file"
-    keeps_file = FileSource.keeps_file
+    windowed, keeps_file = True, FileSource.keeps_file
     def __init__(self,
         recording, # `(vars, time)` or `(time,)`: array, tensor, memmap, or the path of a `.npy` file
         window:int, # Steps in a window
@@ -228,9 +228,12 @@ class WindowSource(ArraySource):
         raise ValueError(f'y must be one target for the recording or one for each of its {self.time:,} steps, got {len(y):,}.')
 
     def __len__(self): return self._n
+    def recording(self):
+        "What the windows are cut from: `(vars, time)`"
+        return self._two_d(self._rec(), self.time_first) if self.lazy else self._rec
     def open(self):
         "All windows as a view `(rows, vars, window)` and, with a horizon, the `horizon` steps that follow each"
-        rec = self._two_d(self._rec(), self.time_first) if self.lazy else self._rec
+        rec = self.recording()
         x = window_view(rec, self.window, self.stride, self._n)
         return x, window_view(rec, self.horizon, self.stride, self._n, self.window) if self.horizon else None
 
