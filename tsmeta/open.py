@@ -14,7 +14,7 @@ from fastcore.basics import patch
 # %% ../nbs/07g_open.ipynb #c79ab2d9
 from .members import members
 from .store import MANIFEST, open_store
-from .pack import pack
+from .pack import pack as pack_datasets
 from .meta import Schema, TSMetaDataset
 
 # %% ../nbs/07g_open.ipynb #54a211ac
@@ -58,8 +58,8 @@ def open(cls:TSMetaDataset,
     return cls(members(data, **(how if window is not None else dict(columns=columns))), **kwargs)
 
 # %% ../nbs/07g_open.ipynb #dd643e4b
-@patch(name='pack')
-def _pack(self:TSMetaDataset,
+@patch
+def pack(self:TSMetaDataset,
     root, # Folder of the store to be
     splits=None, # Rows of each split in any form, specs such as 'train[:75%]', or a split metadataset
     labels:dict=None, # More labels: name → one value per row `(rows, …)`
@@ -69,4 +69,4 @@ def _pack(self:TSMetaDataset,
     progress=None, # Wraps what is counted, as `fastprogress.progress_bar` or `tqdm` do
 ):
     "Pack all datasets into one folder, and open it"
-    return type(self).of_store(pack(self, root, splits, labels, part_rows, executor, overwrite, progress))
+    return type(self).of_store(pack_datasets(self, root, splits, labels, part_rows, executor, overwrite, progress))

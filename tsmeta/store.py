@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/store.html.md"""
 __all__ = ['FORMAT', 'MANIFEST', 'seal', 'unseal', 'StoreSource', 'StoreSources', 'StoreTargets', 'Store', 'open_store']
 
 # %% ../nbs/03a_store.ipynb #c5397556
-import hashlib, json, os
+import hashlib, json, os, re
 from pathlib import Path
 import numpy as np
 import pandas as pd
@@ -138,7 +138,9 @@ class Store:
         self.manifest = m = unseal(data, os.path.join(self.root, MANIFEST))
         self.key = m['sha256'] if 'sha256' in m else hashlib.sha256(data).hexdigest()
         try:
-            self.meta, self.schema, self.version = m['meta'] + '', m['schema'], m['version']
+            self.meta, self.schema, self.version = m['meta'], m['schema'], m['version']
+            if not isinstance(self.meta, str) or not re.fullmatch(r'\d{1,9}\.\d{1,9}', self.version): raise TypeError('meta or version')
+            if not all(isinstance(m[k], dict) for k in ('files', 'labels', 'splits')): raise TypeError('files, labels or splits')
             self.names = m['datasets']['names']
             self.table = {k: np.array(m['datasets'][k], dtype=np.int64) for k in ('part', 'start', 'rows', 'stride', 'time')}
             self.row_shape, self.horizon = (int(self.schema['vars']), int(self.schema['len'])), int(self.schema['horizon'])
