@@ -998,8 +998,11 @@ d = { 'settings': { 'branch': 'main',
                                 'tsmeta.weights.Planned': ('weights.html#planned', 'tsmeta/weights.py'),
                                 'tsmeta.weights.Planned._plan_with': ('weights.html#planned._plan_with', 'tsmeta/weights.py'),
                                 'tsmeta.weights.Planned._sample': ('weights.html#planned._sample', 'tsmeta/weights.py'),
+                                'tsmeta.weights.Planned.set_mix': ('weights.html#planned.set_mix', 'tsmeta/weights.py'),
                                 'tsmeta.weights.Planned.weights': ('weights.html#planned.weights', 'tsmeta/weights.py'),
                                 'tsmeta.weights._setting': ('weights.html#_setting', 'tsmeta/weights.py'),
+                                'tsmeta.weights.mix_plan': ('weights.html#mix_plan', 'tsmeta/weights.py'),
                                 'tsmeta.weights.per_row': ('weights.html#per_row', 'tsmeta/weights.py'),
                                 'tsmeta.weights.row_groups': ('weights.html#row_groups', 'tsmeta/weights.py'),
-                                'tsmeta.weights.row_weights': ('weights.html#row_weights', 'tsmeta/weights.py')}}}
+                                'tsmeta.weights.row_weights': ('weights.html#row_weights', 'tsmeta/weights.py'),
+                                'tsmeta.weights.rows_by_dataset': ('weights.html#rows_by_dataset', 'tsmeta/weights.py')}}}

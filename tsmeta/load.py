@@ -73,14 +73,14 @@ class TSMetaDataLoader(Planned, ClassBalance, ShowRows, TfmdDL):
         batch_tfms=None, # Transforms of whole batches, run after delivery
         seed:int=None, # Decides the order and the random transforms; drawn once from torch's global generator if `None`, for the order alone
         do_setup:bool=True, # Let transforms see the data once (`TSStandardize` takes its statistics then)
-        **kwargs, # `weights`, `partial_n`, `stratify`; `device`, `pin_memory`, `timeout`, `multiprocessing_context`, `get_idxs`, `after_item`, …
+        **kwargs, # `weights`, `partial_n`, `stratify`, `mix`; `device`, `pin_memory`, `timeout`, `multiprocessing_context`, `get_idxs`, `after_item`, …
     ):
         if not isinstance(dataset, TSMetaDataset): raise TypeError(f'A TSMetaDataLoader loads a TSMetaDataset, got {type(dataset).__name__}.')
         if batch_tfms is not None: kwargs['after_batch'] = list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
         self.seed, self._given, self.epoch, self._start, self._done, self._begun, self._mixed_epoch = seed, seed, 0, 0, None, None, None
         self.multiprocessing_context, self._ids = kwargs.pop('multiprocessing_context', None), None
         self.schema, self.dataset, kwargs = dataset.schema, dataset, _known(kwargs)
-        self._plan_with(bs=bs, shuffle=shuffle, drop_last=drop_last, **self._sample(*map(kwargs.pop, SAMPLING, [None]*3)))
+        self._plan_with(bs=bs, shuffle=shuffle, drop_last=drop_last, **self._sample(*map(kwargs.pop, SAMPLING, [None]*len(SAMPLING))))
         rng = random.getstate()
         try: super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers, do_setup=do_setup, **kwargs)
         finally: random.setstate(rng)
@@ -257,7 +257,7 @@ class TSMetaDataLoaders(DataLoaders):
         path='.', # Where learners save
         **kwargs, # More for `TSMetaDataLoader`
     ):
-        "Make one loader per set; only the first is shuffled, and drawn by weight, in part or stratified, if asked"
+        "Make one loader per set; only the first is shuffled, and mixed, drawn by weight, in part or stratified, if asked"
         if not ds: raise ValueError('from_dsets needs at least one dataset.')
         device = default_device() if device is None else device
         sizes = list(bs) if isinstance(bs, (list, tuple)) else [bs]*len(ds)

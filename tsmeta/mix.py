@@ -153,15 +153,16 @@ def _draw(ms, starts, guess, shift, lens, offs, key, out):
 class MixPlan(Plan):
     "A plan in which every epoch holds exactly so many rows of each dataset"
     def __init__(self,
-        lens, # Rows of each dataset in the set being trained on, which must hold them one dataset after the other
+        lens, # Rows of each dataset in the set being trained on
         bs:int=64, # Rows per batch
         mix='proportional', # Anything `mix=` takes
         seed:int=0, # Decides the order together with the epoch
         drop_last:bool=False, # Leave out incomplete batches, unless nothing else is left
         names=None, # Names of the datasets
+        where=None, # Where in the set the rows of each dataset stand, dataset by dataset, if not simply one after the other
         epoch:int=0, # The current epoch
     ):
-        self.lens, self.names = np.ascontiguousarray(lens, np.int64), names
+        self.lens, self.names, self.where = np.ascontiguousarray(lens, np.int64), names, where
         self.offs = np.cumsum(self.lens) - self.lens
         super().__init__(int(self.lens.sum()), bs, True, seed, False, epoch)
         self.drop_last = drop_last
@@ -206,7 +207,7 @@ def _rows_of(self:MixPlan, epoch, ms):
     out, q = np.empty(len(ms), np.int64), self.quota
     with np.errstate(over='ignore'):
         _draw(ms, q.starts, q.guess, q.shift, self.lens, self.offs, np.uint64(hash64(self.seed, epoch, 3)), out)
-    return out
+    return out if self.where is None else self.where[out]
 
 @patch
 def many(self:MixPlan, epoch, i, j):
