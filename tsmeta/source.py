@@ -168,9 +168,12 @@ class WindowSource(ArraySource):
         raise ValueError(f'y must be one target for the recording or one for each of its {self.time:,} steps, got {len(y):,}.')
 
     def __len__(self): return self._n
+    def recording(self):
+        "The whole recording, `(vars, time)`"
+        return self._two_d(self._rec(), self.time_first) if self.lazy else self._rec
     def open(self):
         "All windows as a view `(rows, vars, window)` and, with a horizon, the `horizon` steps that follow each"
-        rec = self._two_d(self._rec(), self.time_first) if self.lazy else self._rec
+        rec = self.recording()
         x = window_view(rec, self.window, self.stride, self._n)
         return x, window_view(rec, self.horizon, self.stride, self._n, self.window) if self.horizon else None
 
