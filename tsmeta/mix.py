@@ -211,7 +211,7 @@ def _rows_of(self:MixPlan, epoch, ms):
 @patch
 def many(self:MixPlan, epoch, i, j):
     if self.mix.batching != 'random': return [self._rows_of(epoch, self._numbers(epoch, k)) for k in range(i, j)]
-    if self._keys[0] != epoch: self._keys = epoch, perm_keys(len(self.quota), self.seed, epoch, 0)
+    if self._keys[0] != (self.seed, epoch): self._keys = (self.seed, epoch), perm_keys(len(self.quota), self.seed, epoch, 0)
     stop = min(j*self.bs, len(self.quota))
     rows = self._rows_of(epoch, permute(np.arange(i*self.bs, stop), len(self.quota), self._keys[1]))
     return [rows[k:k+self.bs] for k in range(0, len(rows), self.bs)]
