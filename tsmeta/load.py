@@ -43,8 +43,7 @@ class BatchJob:
         view = self.dataset._view
         for i in range(start, n, ahead):
             parts = self.parts(epoch, i, min(i+ahead, n))
-            if view is not None: parts = np.split(view.ids(np.concatenate(parts)), np.cumsum([len(p) for p in parts])[:-1])
-            yield from parts
+            yield from parts if view is None else map(view.ids, parts)
     def __getitem__(self, at):
         "Ids, x and y of batch `(epoch, k)` as plain tensors, fit for travelling"
         ids = next(self.batches(*at, at[1]+1))
