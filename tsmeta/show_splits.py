@@ -75,7 +75,7 @@ def show_splits(
     if ax is None: _, ax = plt.subplots(figsize=(8, .6 + min(4, max(1, .22*height))), layout='constrained')
     right = 1 if relative else max(1, int(meta.index.lens.max(initial=0)))
     if n: ax.imshow(_image(meta.index, layers, 600, height, relative), aspect='auto', interpolation='nearest', extent=(0, right, n, 0))
-    if 1 < n <= 40:
+    if 0 < n <= 40:
         ax.hlines(range(1, n), 0, right, color='white', lw=1)
         ax.set_yticks(np.arange(n) + .5, [str(s)[:24] for s in meta.names])
     else: ax.set_ylabel(f'{n:,} datasets' + (', sorted by subset and length' if n > height else ''), fontsize=8)
