@@ -3,8 +3,6 @@ import json
 import multiprocessing as mp
 import os
 import pickle
-import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +11,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -28,7 +25,8 @@ from tsmeta.gather import check_gather
 from tsmeta.meta import TSMetaDataset
 from tsmeta.pack import pack
 from tsmeta.source import WindowSource
-from tsmeta.store import MANIFEST, Store, open_store, seal, unseal
+from tsmeta.remote import open_store
+from tsmeta.store import MANIFEST, seal
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get('TSMETA_KILLS', 15))
@@ -245,7 +243,7 @@ import resource, sys, numpy as np
 sys.path.insert(0, sys.argv[2])
 from test_store import ward, pack, same
 from tsmeta.meta import TSMetaDataset
-from tsmeta.store import open_store
+from tsmeta.remote import open_store
 root = sys.argv[1]
 old = ward()
 pack(old, root)
@@ -390,6 +388,31 @@ def test_pickles_are_never_loaded(tmp_path):
     m['files']['labels/evil-1.npy'] = dict(bytes=evil.stat().st_size, sha256='')
     (root/MANIFEST).write_bytes(seal(m))
     with pytest.raises(TypeError, match='never unpickles'): open_store(root).label('evil')
+
+
+def test_stores_behind_a_web_server(tmp_path):
+    import functools
+    import http.server
+    import threading
+    pytest.importorskip('aiohttp')
+    store, asked = pack(ward(), tmp_path/'web/s', part_rows=10), []
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *a): asked.append(self.path)
+    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Handler, directory=str(tmp_path/'web')))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        url = f'http://127.0.0.1:{server.server_port}/s'
+        away = open_store(url, tmp_path/'cache')
+        assert away.key == store.key and same(TSMetaDataset.of_store(away), ward())
+        asked.clear()
+        store.append(ward(1))
+        assert open_store(url, tmp_path/'cache').version == '2.0'
+        assert not [p for p in asked if 'part-00000' in p] and [p for p in asked if f'part-{len(away.files):05d}' in p]
+        part = tmp_path/'web/s'/store.manifest['parts'][0]
+        part.write_bytes(b'\0' + part.read_bytes()[1:])
+        with pytest.raises(ValueError, match='damaged on its way'): open_store(url, tmp_path/'other')
+        with pytest.raises(ValueError, match='not a store'): open_store(url + 'x', tmp_path/'cache')
+    finally: server.shutdown()
 
 
 # --- the rest --------------------------------------------------------------------------------------------------------------

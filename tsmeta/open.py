@@ -13,7 +13,8 @@ from fastcore.basics import patch
 
 # %% ../nbs/07g_open.ipynb #c79ab2d9
 from .members import members
-from .store import MANIFEST, open_store
+from .store import MANIFEST
+from .remote import open_store
 from .pack import pack as pack_datasets
 from .meta import Schema, TSMetaDataset
 
@@ -29,7 +30,7 @@ def register_opener(
 
 @patch(cls_method=True)
 def of_store(cls:TSMetaDataset,
-    store, # What `open_store` gives
+    store, # A `Store`
 ):
     "Make a metadataset of a store; nothing is read, and no object is made per dataset"
     s, self = store.schema, cls.__new__(cls)
@@ -52,7 +53,7 @@ def open(cls:TSMetaDataset,
     if isinstance(data, (str, os.PathLike)):
         for prefix, make in _OPENERS.items():
             if os.fspath(data).startswith(prefix): return make(os.fspath(data)[len(prefix):], **{k: v for k, v in how.items() if v}, **kwargs)
-        if os.path.isfile(os.path.join(data, MANIFEST)):
+        if '://' in os.fspath(data) or os.path.isfile(os.path.join(data, MANIFEST)):
             if kwargs or window is not None: raise TypeError(f'A store knows what its rows are; it does not take {", ".join([*kwargs, *["window"]*(window is not None)])}.')
             return cls.of_store(open_store(data))
     return cls(members(data, **(how if window is not None else dict(columns=columns))), **kwargs)
