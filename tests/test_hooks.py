@@ -300,7 +300,7 @@ def test_bs_per_part_and_many_parts(tmp_path):
     learn = learner(dls, tmp_path)
     learn.fit(1)
     for i, n in enumerate((30, 15, 10, 5)): assert np.array_equal(learn.get_preds(ds_idx=i)[1], dls[i].dataset.targets()) and len(dls[i].dataset) == n
-    with pytest.raises(ValueError, match='4 datasets but 2 batch sizes'): TSMetaDatasets(meta, [range(9)]*4).dataloaders(bs=[8, 4])
+    with pytest.raises(ValueError, match='4 datasets but 2 batch sizes'): TSMetaDatasets(meta, [[0], [1], [2], [3]]).dataloaders(bs=[8, 4])
     with pytest.raises(TypeError, match='sampler'): loaders(sampler=[1, 2])
 
 
@@ -516,7 +516,7 @@ def test_targets_of_every_kind(name, pairs, tfms, c, d, metric, tmp_path):
 def test_steps_that_follow(tmp_path):
     waves = {'pump': np.sin(np.arange(300)/8), 'fan': np.cos(np.arange(200)/5)}
     meta = TSMetaDataset.from_recordings(waves, window=16, stride=4, horizon=5)
-    dls = TSMetaDatasets(meta, [range(60), range(60, len(meta))]).dataloaders(bs=16, seed=0, device='cpu')
+    dls = TSMetaDatasets(meta, [range(60), range(60, len(meta))], leak='purge').dataloaders(bs=16, seed=0, device='cpu')
     assert (dls.c, dls.d, dls.vars, dls.len) == (1, [1, 5], 1, 16)
     learn = ts_learner(dls, arch='FCNPlus', layers=[4, 4, 4], kss=[3, 3, 3], metrics=rmse, path=tmp_path)
     learn.remove_cb(ProgressCallback)

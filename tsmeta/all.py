@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/all.html.md"""
 __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits',
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
-           'TSMetaDataLoaders']
+           'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
@@ -21,9 +21,12 @@ from .mix import Mix
 from .meta import TensorSeries, TSMetaDataset
 from .datasets import TSMetaDatasets
 from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .stream import Stream
+from .learner import score_by
+from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 import tsmeta.state
 
 # %% ../nbs/12_all.ipynb #7eb93454
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
-         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders']
+         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows']
