@@ -42,7 +42,7 @@ def demo(
         warnings.simplefilter('ignore')
         typer.echo('Loading torch, fastai and tsai …')
         from tsmeta.demo import run_demo
-        run_demo(out, seeds or (1 if quick else 3), epochs or (2 if quick else 5), stride=100 if quick else 50)
+        run_demo(out, seeds or (1 if quick else 3), epochs or (2 if quick else 5), *((100, 4) if quick else (50, 2)))
 
 # %% ../nbs/11_cli.ipynb #bd09e98d
 def main():

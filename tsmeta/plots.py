@@ -16,7 +16,7 @@ from .source import WindowSource
 from .learner import score_by
 
 # %% ../nbs/10a_plots.ipynb #f78dbe24
-COLORS = ['#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#F0E442', '#000000']
+COLORS = ['#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#000000', '#F0E442']
 MARKERS = 'osD^vPX*'
 _GREY = '#888888'
 
@@ -137,6 +137,7 @@ def plot_worst(
     "Draw the worst windows in their recordings, with dataset, row, steps, what they are and what they were taken for"
     rows = worst_rows(table, n, each)
     fig, axs = plt.subplots(max(1, len(rows)), 1, figsize=(9, 1.5*max(1, len(rows)) + .4), layout='constrained', squeeze=False)
+    fig.get_layout_engine().set(w_pad=.12, h_pad=.08)
     for ax, (_, r) in zip(axs[:, 0], rows.iterrows()): plot_row(r, meta, ax)
     axs[-1, 0].set_xlabel('step')
     return fig
