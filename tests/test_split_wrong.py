@@ -1,14 +1,16 @@
 "What wrong ways of splitting are told, and what right but unusual ways give"
-import inspect, os, pickle, subprocess, sys, time
+import inspect, os, pickle, subprocess, sys, time, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastcore.foundation import L
+from sklearn.model_selection import KFold, StratifiedKFold
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.index import View
 from tsmeta.leak import check_leakage
 from tsmeta.meta import TSMetaDataset
 import tsmeta.recordings
 from tsmeta.show_splits import show_splits
+from tsmeta.subset import describe
 from tsmeta.splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
 
 rng = np.random.default_rng(0)
@@ -62,6 +64,7 @@ WRONG = [
     (lambda: bare.split(HoldoutSplitter(1, stratify=True)), ValueError, 'one class per row'), (lambda: bare.split(HoldoutSplitter(1, groups='person')), ValueError, 'no info column'),
     (lambda: SklearnSplitter(5), TypeError, 'is an object with a method split'), (lambda: SklearnSplitter(Odd), TypeError, 'is an object with a method split'), (lambda: SklearnSplitter(Odd(), per=1), ValueError, 'per is None'),
     (lambda: meta.split(SklearnSplitter(Odd())), ValueError, 'cannot split the 40 rows of 3 datasets: no such thing'),
+    (lambda: bare.split(SklearnSplitter(StratifiedKFold(2))), ValueError, 'no targets'), (lambda: check_leakage(meta, mds, gap=-1), ValueError, 'gap is'), (lambda: show_splits(meta, mds, max_lines=0), ValueError, 'max_lines'),
     # parts and selections
     (lambda: mds['vaild'], ValueError, "Did you mean 'valid'"), (lambda: mds[5], IndexError, 'Asked for part 5'), (lambda: mds[1.5], TypeError, 'got float'), (lambda: mds[0:1], TypeError, 'got slice'),
     (lambda: mds.test, IndexError, "no part 'test'"), (lambda: mds.splits[5], IndexError, 'Asked for split 5'), (lambda: meta['train[:75%]'], IndexError, "got the text 'train"),
@@ -105,6 +108,16 @@ def test_numbers_of_a_part_are_its_positions():
     assert (made.train.ids().tolist(), made.valid.ids().tolist()) == ([29], [28, 0])
     inner = mds.valid.split(EachSplitter(.5))
     assert set(inner.train.ids()) | set(inner.valid.ids()) == set(mds.valid.ids())
+
+def test_labels_to_hold_out_may_be_any_list():
+    for names in (['a'], 'a', ('a',), L('a'), {'a'}, np.array(['a']), pd.Series(['a'])): assert meta.split(HoldoutSplitter(names)).valid.lens.tolist() == [20, 0, 0]
+    assert describe(meta, mds).rows.tolist() == describe(meta, mds.splits.views).rows.tolist() == [30, 10]
+
+def test_cross_validators_without_groups_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert [len(meta.split(SklearnSplitter(cv)).valid) for cv in (KFold(2), StratifiedKFold(2))] == [20, 20]
+    with pytest.warns(UserWarning, match='groups parameter is ignored'): meta.split(SklearnSplitter(KFold(2), groups='person'))
 
 def test_empty_parts():
     made = meta.split([], [0, 1])

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from .index import View
 from .split import covered, merge, pieces, runs
-from .splitter import group_codes, reach
-from .subset import as_splits, rows_of_each, warn_caller
+from .splitter import reach
+from .subset import as_splits, group_codes, rows_of_each, warn_caller
 
 # %% ../nbs/02c_leak.ipynb #eeaf8b7c
 def widen(starts, stops, meta, gap=0):

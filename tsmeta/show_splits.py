@@ -62,6 +62,7 @@ def show_splits(
     max_lines:int=400, # More datasets than this share lines; they are sorted then
 ): # The matplotlib axes
     "Draw which rows of each dataset are in which subset: one line per dataset over time"
+    if max_lines < 1: raise ValueError(f'max_lines is 1 or more, got {max_lines!r}.')
     meta = as_meta(meta)
     splits = call_splitter(splits, meta)
     purged = getattr(splits, 'purged', None) if purged is None else purged
