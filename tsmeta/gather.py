@@ -18,8 +18,8 @@ from .index import Index, HAS_NUMBA, compiled, locate1
 
 # %% ../nbs/05_gather.ipynb #bc1b4ae9
 _KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 'int32', 'int64'])}
-_BASE, _ROW, _VAR, _STEP, _KIND, _N = range(6)
-_AHEAD = 6
+_X, _X_ROW, _X_KIND, _Y, _Y_ROW, _Y_KIND, _N, _BLOCK = range(8)
+_AHEAD = 12
 
 # %% ../nbs/05_gather.ipynb #7b78dfe3
 if HAS_NUMBA:
@@ -49,11 +49,11 @@ if HAS_NUMBA:
 
     @intrinsic
     def _prefetch(typingctx, address):
-        "Ask for a line of memory that will be read soon"
+        "Ask for a line of memory that will be read soon, and only once"
         def codegen(context, builder, sig, args):
             i32, ptr = ir.IntType(32), cgutils.voidptr_t
             f = builder.module.declare_intrinsic('llvm.prefetch', [ptr], ir.FunctionType(ir.VoidType(), [ptr, i32, i32, i32]))
-            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(3), i32(1)])
+            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(0), i32(1)])
             return context.get_dummy_value()
         return types.void(types.int64), codegen
 
@@ -73,39 +73,43 @@ if HAS_NUMBA:
     @compiled
     def _find(ids, starts, guess, shift, table, src, ds, todo):
         "Look up dataset and addresses of each row; returns how many the loop cannot read (listed in `todo`), or -1-k if id k does not exist"
-        total, left = starts[-1], 0
+        total, left, first = starts[-1], 0, table.ctypes.data
         for k in range(len(ids)):
             i = ids[k]
             if i < 0 or i >= total: return -1-k
-            d = locate1(i, starts, guess, shift)
-            r, x, y = i - starts[d], table[d, 0], table[d, 1]
-            ds[k], src[k, 0], src[k, 1] = d, x[_BASE] + r*x[_ROW], y[_BASE] + r*y[_ROW]
-            if x[_KIND] == 0 or y[_KIND] == 0 or r >= x[_N] or r >= y[_N]:
+            ds[k] = locate1(i, starts, guess, shift)
+            _prefetch(first + ds[k]*64)
+        for k in range(len(ids)):
+            d = ds[k]
+            t, r = table[d], ids[k] - starts[d]
+            src[k, 0], src[k, 1] = t[_X] + r*t[_X_ROW], t[_Y] + r*t[_Y_ROW]
+            if t[_X_KIND] == 0 or t[_Y_KIND] == 0 or r >= t[_N]:
                 ds[k] = -1
                 todo[left] = k
                 left += 1
         return left
 
     @compiled
-    def _take(ids, starts, guess, shift, table, xo, yo, todo):
+    def _take(ids, starts, guess, shift, table, strides, xo, yo, todo):
         "Copy rows, asking for the memory of rows to come meanwhile; returns what `_find` does"
         n, nv, nl = xo.shape
         src, ds = np.empty((n + _AHEAD, 2), np.int64), np.empty(n, np.int64)
         left = _find(ids, starts, guess, shift, table, src, ds, todo)
         if left < 0: return left
         src[n:] = src[0]
-        dst, nbytes, labels = xo.ctypes.data, nv*nl*4, yo.size > 0
+        dst, nbytes, labels, one = xo.ctypes.data, nv*nl*4, yo.size > 0, yo.size == n
         for k in range(n):
             for line in range(0, min(nbytes, 2048), 64): _prefetch(src[k+_AHEAD, 0] + line)
             if labels: _prefetch(src[k+_AHEAD, 1])
             d = ds[k]
             if d < 0: continue
-            x, y = table[d, 0], table[d, 1]
-            if x[_KIND] == 1 and x[_STEP] == 4 and x[_VAR] == nl*4: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
-            elif x[_KIND] == 1 and x[_STEP] == 4:
-                for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*x[_VAR], nl*4)
-            else: _copy(src[k, 0], x[_VAR], x[_STEP], x[_KIND], xo, k)
-            if labels: _copy(src[k, 1], y[_VAR], y[_STEP], y[_KIND], yo, k)
+            t, s = table[d], strides[d]
+            if t[_BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
+            elif t[_X_KIND] == 1 and s[1] == 4:
+                for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)
+            else: _copy(src[k, 0], s[0], s[1], t[_X_KIND], xo, k)
+            if one: _copy(src[k, 1], 0, 0, t[_Y_KIND], yo, k)
+            elif labels: _copy(src[k, 1], s[2], s[3], t[_Y_KIND], yo, k)
         return left
 
 # %% ../nbs/05_gather.ipynb #506f24be
@@ -113,6 +117,12 @@ def _open_limit(sources):
     "How many lazy datasets to keep open: as many as files may be or, where none of them keeps a file, a quarter of the usual number of maps"
     keeps = [] if hasattr(sources, 'layout') else (s.lazy and getattr(s, 'keeps_file', True) for s in sources)
     return file_limit() if any(keeps) else 1 << 14
+
+def _lines(n):
+    "`n` lines of eight numbers, each of them one line of the processor's cache"
+    raw = np.zeros(8*n + 8, np.int64)
+    skip = -raw.ctypes.data % 64//8
+    return raw[skip:skip + 8*n].reshape(n, 8)
 
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
@@ -134,10 +144,12 @@ class Gather:
 
     def _build(self):
         "Fill the table; files are left for later"
-        n = len(self.sources)
+        n, idx = len(self.sources), self.index
+        self._where = idx.starts, idx.guess, idx.shift
+        self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
         self._views, self._open = [(None, None)]*n, OrderedDict()
-        self._table = np.zeros((n, 2, 6), np.int64)
-        if self.y_shape is None: self._table[:, 1, [_KIND, _N]] = 1, np.iinfo(np.int64).max
+        self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
+        if self.y_shape is None: self._table[:, _Y_KIND] = 1
         if hasattr(self.sources, 'layout'): return self._fill()
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
@@ -149,17 +161,22 @@ class Gather:
         for i, at in enumerate((x, y)):
             if at is None: continue
             kinds = np.array([_KINDS.get(t, 0) if t.isnative else 0 for t in at['dtypes']])
-            self._table[:, i] = np.column_stack([at['address'], at['strides'], kinds[at['code']], self.index.lens])
+            self._table[:, 3*i:3*i+3] = np.column_stack([at['address'], at['strides'][:, 0], kinds[at['code']]])
+            self._strides[:, 2*i:2*i+2] = at['strides'][:, 1:]
+        self._table[:, _N] = self.index.lens
+        self._table[:, _BLOCK] = (self._table[:, _X_KIND] == 1) & (self._strides[:, :2] == (4*self.shape[1], 4)).all(1)
 
     def _register(self, d, x, y):
         "Write the line of dataset `d`; kind 0 where the loop cannot read it"
         if y is None and self.targets is not None: y = self.targets[d]
         self._views[d] = x, y
+        line, steps = self._table[d], self._strides[d]
         for i, v in enumerate((x, y)):
             if v is None: continue
             v = _three_axes(v)
             kind = _KINDS.get(v.dtype, 0) if v.dtype.isnative else 0
-            self._table[d, i] = v.__array_interface__['data'][0], *v.strides, kind, len(v)
+            line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
+        if x is not None: line[_N], line[_BLOCK] = len(x), line[_X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -170,15 +187,14 @@ def __call__(self:Gather,
     ids, # Global ids: int64, contiguous
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
     "Copy the rows with these ids, in the order asked"
-    n, idx = len(ids), self.index
-    xo = np.empty((n, *self.shape), np.float32)
-    y3 = ((1, 1) + self.y_shape)[-2:] if self.y_shape is not None else (0, 0)
-    yo, todo = np.empty((n, *y3), self.y_dtype), np.empty(n, np.int64)
-    if HAS_NUMBA: left = _take(ids, idx.starts, idx.guess, idx.shift, self._table, xo, yo, todo)
+    n, y_shape = len(ids), self.y_shape
+    xo, yo = np.empty((n, *self.shape), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
+    todo = np.empty(n, np.int64)
+    if HAS_NUMBA: left = _take(ids, *self._where, self._table, self._strides, xo, yo, todo)
     else: left, todo = n, np.arange(n)
-    if left < 0: idx.locate(ids)
+    if left < 0: self.index.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo)
-    return xo, None if self.y_shape is None else yo.reshape((n, *self.y_shape))
+    return xo, None if y_shape is None else yo.reshape((n, *y_shape))
 
 @patch
 def _take_rest(self:Gather, ids, todo, xo, yo):
@@ -189,6 +205,7 @@ def _take_rest(self:Gather, ids, todo, xo, yo):
         x, y = self._opened(d)
         xo[k] = x[r] if x is not None else self._read(d, r)
         if y is not None: yo[k] = _three_axes(y)[r]
+        elif self.targets is None and self.y_shape is not None: yo[k] = self.sources[d].read_y(r)
 
 @patch
 def _opened(self:Gather, d):
@@ -198,7 +215,7 @@ def _opened(self:Gather, d):
         if len(self._open) >= self.max_open:
             if hasattr(src, 'read'): return None, None if self.targets is None else self.targets[d]
             old, _ = self._open.popitem(last=False)
-            self._views[old], self._table[old, 0, _KIND] = (None, None), 0
+            self._views[old], self._table[old, _X_KIND] = (None, None), 0
         self._register(d, *src.open())
         self._open[d] = True
     return self._views[d]

@@ -50,6 +50,7 @@ def perm_keys(
 
 # %% ../nbs/04_plan.ipynb #d03ec9fd
 _c1, _gold, _32 = np.uint64(_C1), np.uint64(_GOLD), np.uint64(32)
+_BLOCK = 32 # ids that go through a round together: the processor then works on many at a time
 
 @compiled
 def _stir(x, key, m):
@@ -58,21 +59,32 @@ def _stir(x, key, m):
     return ((z >> _32)*m) >> _32
 
 @compiled
+def _round(l, r, key, next_key, a, b):
+    l += _stir(r, key, a)
+    l = min(l, l - a)
+    r += _stir(l, next_key, b)
+    return l, min(r, r - b)
+
+@compiled
 def _permute(pos, n, keys, out):
     a, b, n = keys[0], keys[1], np.uint64(n)
-    for j in range(len(pos)):
-        i = np.uint64(pos[j])
-        while True:
-            l = i//b
-            r = i - l*b
-            for k in range(2, len(keys), 2):
-                l += _stir(r, keys[k], a)
-                if l >= a: l -= a
-                r += _stir(l, keys[k+1], b)
-                if r >= b: r -= b
-            i = l*b + r
-            if i < n: break
-        out[j] = i
+    l, r = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
+    for start in range(0, len(pos), _BLOCK):
+        m = min(_BLOCK, len(pos) - start)
+        for j in range(m):
+            i = np.uint64(pos[start+j])
+            l[j] = i//b
+            r[j] = i - l[j]*b
+        for k in range(2, len(keys), 2):
+            key, next_key = keys[k], keys[k+1]
+            for j in range(m): l[j], r[j] = _round(l[j], r[j], key, next_key, a, b)
+        for j in range(m):
+            i = l[j]*b + r[j]
+            while i >= n:
+                u, v = i//b, i%b
+                for k in range(2, len(keys), 2): u, v = _round(u, v, keys[k], keys[k+1], a, b)
+                i = u*b + v
+            out[start+j] = i
 
 # %% ../nbs/04_plan.ipynb #3085a7fd
 def _permute_numpy(pos, n, keys, out):
@@ -140,7 +152,7 @@ def rows(self:Plan,
     pos = np.arange(start, stop)
     if not self.shuffle: return pos
     epoch = self.epoch if epoch is None else epoch
-    if self._keys[0] != epoch: self._keys = epoch, perm_keys(self.n, self.seed, epoch)
+    if self._keys[0] != (self.seed, epoch): self._keys = (self.seed, epoch), perm_keys(self.n, self.seed, epoch)
     return permute(pos, self.n, self._keys[1])
 
 @patch

@@ -20,7 +20,7 @@ def as_rows(
 ): # numpy array `(rows, vars, len)` over the same memory
     "See any numeric array as `(rows, vars, len)` without copying it"
     if hasattr(X, 'detach'): X = X.detach().cpu().numpy()
-    x = np.asarray(X)
+    x = np.asarray(X if hasattr(X, '__array__') or not hasattr(X, 'tolist') else list(X))
     if x.dtype.kind not in 'fiub': raise TypeError(f'X must be numeric, got dtype {x.dtype}. Convert or encode it first.')
     if x.ndim == 2: x = x[:, None]
     if x.ndim != 3: raise ValueError(f'X must be (rows, vars, len) or (rows, len), got an array of shape {x.shape}.')
@@ -229,7 +229,7 @@ class WindowSource(ArraySource):
 
     def __len__(self): return self._n
     def recording(self):
-        "What the windows are cut from: `(vars, time)`"
+        "The whole recording, `(vars, time)`"
         return self._two_d(self._rec(), self.time_first) if self.lazy else self._rec
     def open(self):
         "All windows as a view `(rows, vars, window)` and, with a horizon, the `horizon` steps that follow each"
@@ -307,7 +307,11 @@ def _tl_array(tl):
 
 # %% ../nbs/00_source.ipynb #edf3264f
 def _is_pair(x):
-    return isinstance(x, (tuple, list)) and 1 <= len(x) <= 2 and (isinstance(x[0], (str, Path)) or getattr(x[0], 'ndim', 0) >= 2)
+    "Is this `(X, y)`, not a list of rows?"
+    if not isinstance(x, (tuple, list)) or not 1 <= len(x) <= 2: return False
+    if isinstance(x[0], (str, Path)): return True
+    if getattr(x[0], 'ndim', 0) >= 2: return isinstance(x, tuple) or not getattr(x[0], 'ndim', 0) == getattr(x[-1], 'ndim', 0) == 2
+    return isinstance(x, tuple) and hasattr(x[0], '__len__') and len(x[0]) and np.ndim(x[0][0]) >= 1
 
 def to_source(
     x, # Array, `(X, y)`, path of a `.npy` file, tsai or torch dataset, anything indexable, or a source
@@ -332,4 +336,5 @@ def check_source(src):
     if x.shape != (n,) + tuple(src.shape): raise AssertionError(f'{src}: rows have shape {x.shape}')
     if x.dtype != src.dtype: raise AssertionError(f'{src}: rows have dtype {x.dtype}')
     if src.y is not None and len(src.y) != n: raise AssertionError(f'{src}: {len(src.y)} targets for {n} rows')
+    if y is None and src.horizon and hasattr(src, 'read_y'): y = src.read_y(range(n))
     if (y is not None) != bool(src.horizon): raise AssertionError(f'{src}: a horizon and no target view, or the other way round')

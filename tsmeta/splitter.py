@@ -9,7 +9,7 @@ __all__ = ['as_meta', 'Splitter', 'reach', 'EachSplitter', 'WalkForwardSplitter'
            'SklearnSplitter']
 
 # %% ../nbs/02b_splitter.ipynb #93483c1f
-import hashlib, inspect, warnings
+import hashlib, inspect
 from fractions import Fraction
 from types import SimpleNamespace
 import numpy as np
@@ -17,8 +17,8 @@ import pandas as pd
 from fastcore.basics import patch
 from .index import Index, View
 from .spec import did_you_mean, portion
-from .split import merge, runs, take
-from .subset import NAMES, Parts, seen
+from .split import covered, runs, take
+from .subset import NAMES, Parts, seen, warn_caller
 
 # %% ../nbs/02b_splitter.ipynb #30b252db
 def as_meta(o):
@@ -33,7 +33,7 @@ class _Part:
     "The rows a set sees as a metadataset of their own, dataset by dataset in time order"
     def __init__(self, o):
         self.o, view = o, seen(o)
-        merged = View.of_ranges(*merge(*runs(view)), view.size)
+        merged = View.of_ranges(*covered(view), view.size)
         self.view = merged if len(merged) == len(view) else View(np.sort(view.ids()), view.size)
         self.index = Index(o.lens)
     def __getattr__(self, name): return getattr(self.o, name)
@@ -46,10 +46,17 @@ class Splitter:
         "Tell all folds: a list of `Parts`"
         meta = as_meta(o)
         folds = self.make(meta)
+        self._tell_short(meta, folds)
         if isinstance(meta, _Part):
             ids = lambda v: v if v is None else take(meta.view, *runs(v))
             return [Parts(map(ids, f), f.names, ids(f.purged), f.short, o) for f in folds]
         return folds if meta is o else [Parts([v.ids() for v in f], f.names, f.purged, f.short) for f in folds]
+
+    def _tell_short(self, meta, folds):
+        "Warn once about datasets that are not in every subset"
+        short = max((f.short for f in folds if f.short is not None), key=len, default=())
+        if len(short): warn_caller(f'{len(short):,} of {len(meta.lens):,} datasets have no share in every subset, such as {short.name[0]!r} ({short.rows[0]:,} rows, '
+            f'not in {short.missing[0]}). They are listed in .short of the split.')
 
     def __call__(self, o):
         "Tell the fold of the number `fold`: `Parts` train, valid and perhaps test"
@@ -62,11 +69,11 @@ def reach(meta, gap=0):
     "Rows, per dataset, within which two rows share a time step or are less than `gap` steps apart"
     return (meta.extent + gap - 1) // meta.stride
 
-def _check_size(what, size, zero=True):
+def _check_size(what, size, zero=True, of='rows'):
     "A share below 1 or a count, as an exact number"
     number = isinstance(size, (int, float, np.integer, np.floating)) and not isinstance(size, bool)
-    if not number or size < 0 or not (zero or size) or (not isinstance(size, (int, np.integer)) and size >= 1):
-        raise ValueError(f'{what} is a share from 0 to below 1, or a whole number of rows, got {size!r}.')
+    if not number or not size >= 0 or not (zero or size) or (not isinstance(size, (int, np.integer)) and size >= 1):
+        raise ValueError(f'{what} is a share from 0 to below 1, or a whole number of {of}, got {size!r}.')
     return int(size) if isinstance(size, (int, np.integer)) else Fraction(str(size))
 
 def _make_parts(meta, bounds, purged):
@@ -74,13 +81,12 @@ def _make_parts(meta, bounds, purged):
     size, first = len(meta.index), meta.index.starts[:-1]
     views = [View.of_ranges(first + a, first + np.maximum(a, b), size) for a, b in bounds]
     none = np.stack([b <= a for a, b in bounds])
-    if none[1:].all(1).any():
-        raise ValueError(f'No dataset is long enough for a share in {NAMES[1 + int(none[1:].all(1).argmax())]}: the longest has {meta.lens.max(initial=0):,} rows.')
+    if none.all(1).any():
+        raise ValueError(f'No dataset is long enough for a share in {NAMES[int(none.all(1).argmax())]}: the longest has {meta.lens.max(initial=0):,} rows. '
+            'Ask for smaller shares, fewer folds or a smaller gap.')
     ds = np.flatnonzero(none.any(0) & (meta.lens > 0))
     missing = [', '.join(s for s, m in zip(NAMES, none[:, d]) if m) for d in ds]
     short = pd.DataFrame(dict(dataset=ds, name=[str(meta.names[d]) for d in ds], rows=meta.lens[ds], missing=missing))
-    if len(ds): warnings.warn(f'{len(ds):,} of {len(meta.lens):,} datasets have no share in every subset, such as {short.name[0]!r} ({short.rows[0]:,} rows, not in '
-        f'{missing[0]}). They are listed in .short of the split.', stacklevel=5)
     holes = [View.of_ranges(first + a, first + np.maximum(a, b), size).ranges for a, b in purged]
     return Parts(views, purged=View.of_ranges(*np.concatenate(holes).T, size), short=short, meta=meta)
 
@@ -122,8 +128,8 @@ class WalkForwardSplitter(Splitter):
         train_size=None, # Share, or rows, of a training stretch that is not anchored; the most that fits if `None`
         fold:int=-1, # Which fold a call answers; the last is the latest
     ):
-        if n_splits < 1: raise ValueError(f'n_splits is 1 or more, got {n_splits!r}.')
-        if not -n_splits <= fold < n_splits: raise ValueError(f'There is no fold {fold} of {n_splits}.')
+        if not isinstance(n_splits, (int, np.integer)) or n_splits < 1: raise ValueError(f'n_splits is a whole number, 1 or more, got {n_splits!r}.')
+        if not isinstance(fold, (int, np.integer)) or not -n_splits <= fold < n_splits: raise ValueError(f'There is no fold {fold} of {n_splits}.')
         self.n_splits, self.anchored, self.fold = n_splits, anchored, fold
         self.valid, self.test, self.gap = _check_size('valid_size', valid_size, zero=False), _check_size('test_size', test_size), _check_size('gap', gap)
         self.train = None if train_size is None or anchored else _check_size('train_size', train_size, zero=False)
@@ -157,13 +163,16 @@ def group_codes(
 ): # int64 code of each dataset, list of labels
     "Tell which datasets belong together"
     if groups is None: return np.arange(len(meta.lens)), [str(n) for n in meta.names]
-    if isinstance(groups, str):
+    where = f' in the info column {groups!r}' if isinstance(groups, str) else ''
+    if where:
         known = [] if meta.info is None else list(meta.info.columns)
         if groups not in known: raise ValueError(f'The metadataset has no info column {groups!r}. {did_you_mean(groups, known)}')
         groups = meta.info[groups]
-    if len(groups) != len(meta.lens): raise ValueError(f'groups needs one label per dataset: there are {len(meta.lens):,} datasets and {len(groups):,} labels.')
-    codes, labels = pd.factorize(np.asarray(groups, dtype=object))
-    if (codes < 0).any(): raise ValueError(f'Dataset {int(codes.argmin())} ({meta.names[int(codes.argmin())]!r}) has no group label.')
+    if isinstance(groups, dict) or not hasattr(groups, '__len__'): raise TypeError(f'groups is an info column, or a list with one label per dataset, got {groups!r:.80}.')
+    labels = np.asarray(groups, dtype=object)
+    if labels.shape != (len(meta.lens),): raise ValueError(f'groups needs one label per dataset: there are {len(meta.lens):,} datasets and {" x ".join(map(str, labels.shape))} labels.')
+    codes, labels = pd.factorize(labels)
+    if (codes < 0).any(): raise ValueError(f'Dataset {int(codes.argmin())} ({meta.names[int(codes.argmin())]!r}) has no group label{where}. Fill it in, or pass a list with one label per dataset.')
     return codes.astype(np.int64), list(labels)
 
 def _class_counts(meta, stratify, codes, n_groups):
@@ -189,6 +198,8 @@ def _balanced(counts, order, quota):
         have[s] += counts[g]
     return side
 
+def _listed(size): return isinstance(size, (list, tuple, np.ndarray, str))
+
 class HoldoutSplitter(Splitter):
     "Hold out whole datasets, or whole groups of them, for validation and test"
     def __init__(self,
@@ -197,7 +208,12 @@ class HoldoutSplitter(Splitter):
         groups=None, # None: each dataset on its own; a column of `meta.info`; or one label per dataset
         stratify=None, # Keep as balanced as can be: `True` the classes of rows, or a column of `meta.info`, or one label per dataset
         seed:int=0, # Another seed holds out others
-    ): self.sizes, self.groups, self.stratify, self.seed = (valid, test), groups, stratify, seed
+    ):
+        self.sizes, self.groups, self.stratify, self.seed = (valid, test), groups, stratify, seed
+        self.what = 'datasets' if groups is None else 'groups'
+        for name, size in zip(NAMES[1:], self.sizes):
+            if not _listed(size): _check_size(name, size, of=self.what)
+        if all(len(s) == 0 if _listed(s) else s == 0 for s in self.sizes): raise ValueError(f'This holds nothing out: valid={valid!r}, test={test!r}.')
 
     def __repr__(self): return f'HoldoutSplitter(valid={self.sizes[0]!r}, test={self.sizes[1]!r}, groups={self.groups!r}, stratify={self.stratify!r}, seed={self.seed})'
     def make(self, meta):
@@ -212,21 +228,20 @@ class HoldoutSplitter(Splitter):
             at = np.full(len(labels), -1)
             at[free] = np.arange(len(free))
             side[free] = _balanced(_class_counts(meta, self.stratify, codes, len(labels))[free], at[order], quota)
-        ds = [np.flatnonzero(np.maximum(side, 0)[codes] == s) for s in range(3 if not _nothing(self.sizes[1]) else 2)]
+        if not rows[side <= 0].any(): raise ValueError(f'All {np.count_nonzero(rows):,} {self.what} are held out, but one must be left to train on.')
+        ds = [np.flatnonzero(np.maximum(side, 0)[codes] == s) for s in range(3 if _listed(self.sizes[1]) or self.sizes[1] else 2)]
         return [Parts([View.of_ranges(meta.index.starts[d], meta.index.starts[d+1], len(meta.index)) for d in ds], meta=meta)]
 
 # %% ../nbs/02b_splitter.ipynb #1448289d
-def _nothing(size): return not isinstance(size, (list, tuple, np.ndarray, str)) and size == 0
-
 @patch
 def _named(self:HoldoutSplitter, labels):
     "The side of each group: 1 or 2 where it is held out by label, else -1"
     side, where = np.full(len(labels), -1), {str(g): i for i, g in enumerate(labels)}
     for s, wanted in enumerate(self.sizes, 1):
-        if not isinstance(wanted, (list, tuple, np.ndarray, str)): continue
+        if not _listed(wanted): continue
         for label in [wanted] if isinstance(wanted, str) else wanted:
             g = where.get(str(label))
-            if g is None: raise ValueError(f'There is no {"dataset" if self.groups is None else "group"} {str(label)!r} to hold out. {did_you_mean(label, list(where)[:50])}')
+            if g is None: raise ValueError(f'There is no {self.what[:-1]} {str(label)!r} to hold out. {did_you_mean(label, list(where)[:50])}')
             if side[g] not in (-1, s): raise ValueError(f'{str(label)!r} cannot be in valid and in test.')
             side[g] = s
     return side
@@ -236,11 +251,12 @@ def _quota(self:HoldoutSplitter, n_all, n_free):
     "How many of the free groups go to train, valid and test"
     want = [0, 0]
     for k, size in enumerate(self.sizes):
-        if _nothing(size) or isinstance(size, (list, tuple, np.ndarray, str)): continue
+        if _listed(size) or not size: continue
         size = _check_size(NAMES[k+1], size)
         want[k] = size if isinstance(size, int) else max(1, int(portion(np.array([n_all]), size)[0]))
     if sum(want) >= n_free and not (sum(want) == 0 and n_free == 0):
-        raise ValueError(f'Asked to hold out {want[0]:,} + {want[1]:,} groups, but only {n_free:,} are free, and one must be left to train on.')
+        asked = ' and '.join(f'{n:,} {self.what} for {s}' for s, n in zip(NAMES[1:], want) if n)
+        raise ValueError(f'Asked to hold out {asked}, but there are only {n_free:,}, and one must be left to train on.')
     return [n_free - sum(want), *want]
 
 # %% ../nbs/02b_splitter.ipynb #67cf0da6
@@ -252,26 +268,27 @@ class SklearnSplitter(Splitter):
         per:str=None, # None: over all rows; 'dataset': inside each dataset
         fold:int=0, # Which fold a call answers
     ):
-        if not hasattr(cv, 'split'): raise TypeError(f'A cross-validator has a method split, got {cv!r}.')
+        if isinstance(cv, type) or not hasattr(cv, 'split'): raise TypeError(f'A cross-validator is an object with a method split, such as GroupKFold(5), got {cv!r}.')
         if per not in (None, 'dataset'): raise ValueError(f"per is None or 'dataset', got {per!r}.")
         self.cv, self.groups, self.fold = cv, groups, fold
         self.indexed = 'X' not in inspect.signature(cv.split).parameters
         self.per = 'dataset' if self.indexed else per
 
     def __repr__(self): return f'SklearnSplitter({self.cv!r}, per={self.per!r}, fold={self.fold})'
-    def _split(self, n, y, groups):
+    def _split(self, what, n, y, groups):
         "Pairs of positions, one for each fold"
-        if self.indexed: return list(self.cv.split(pd.RangeIndex(n)))
-        return list(self.cv.split(np.zeros((n, 1), np.int8), y, groups))
+        try: return list(self.cv.split(pd.RangeIndex(n)) if self.indexed else self.cv.split(np.zeros((n, 1), np.int8), y, groups))
+        except (TypeError, ValueError) as e: raise ValueError(f'{self.cv!r} cannot split {what}: {e}') from e
 
     def make(self, meta):
         codes, y, size = group_codes(meta, self.groups)[0], meta.targets(), len(meta.index)
-        if not self.per: return [Parts([View(v, size) for v in f], meta=meta) for f in self._split(size, y, np.repeat(codes, meta.lens))]
-        got, left = {}, []
+        if not self.per:
+            folds = self._split(f'the {size:,} rows of {len(codes):,} datasets', size, y, np.repeat(codes, meta.lens))
+            return [Parts([View(v, size) for v in f], meta=meta) for f in folds]
+        got = {}
         for d, (a, n) in enumerate(zip(meta.index.starts.tolist(), meta.lens.tolist())):
             if n == 0: continue
-            try: folds = self._split(n, None if y is None else y[a:a+n], np.full(n, codes[d]))
-            except ValueError as e: raise ValueError(f'Dataset {d} ({meta.names[d]!r}, {n:,} rows): {e}') from e
+            folds = self._split(f'dataset {d} ({meta.names[d]!r}, {n:,} rows)', n, None if y is None else y[a:a+n], np.full(n, codes[d]))
             for k, f in enumerate(folds): got.setdefault(k, []).append((d, *(a + np.asarray(v) for v in f)))
         return [self._join(meta, fold) for fold in got.values()]
 
