@@ -22,19 +22,8 @@ class Rows:
 
 
 def taken(x, order, bs):
-    "Bare `numpy.take` of one batch after the other"
+    "Bare `numpy.take`, a new array for each batch as every loader must make"
     for i in range(0, len(order)-bs+1, bs): yield np.take(x, order[i:i+bs], axis=0)
-
-
-def taken_into(x, order, bs):
-    "`numpy.take` into one buffer that is used again and again"
-    out = np.empty((bs, *x.shape[1:]), x.dtype)
-    for i in range(0, len(order)-bs+1, bs): yield np.take(x, order[i:i+bs], axis=0, out=out, mode='clip')
-
-
-def limit(x, order, bs):
-    "The better of a new array per batch and one buffer for all"
-    return max(throughput(f(x, order, bs), bs, .08) for f in (taken, taken_into))
 
 
 def threaded(loader, bs):
@@ -61,7 +50,7 @@ def one_array(x, y):
     ts = TSDatasets(x, y, tfms=[None, TSClassification()])
     def peers(bs):
         torch_dl, tsai_dl = DataLoader(rows, bs, shuffle=True, drop_last=True, collate_fn=as_is), tsai_loader(ts, bs)
-        return {LIMIT: lambda: limit(x, order, bs), 'torch DataLoader, one tensor, `__getitems__`': lambda: threaded(torch_dl, bs),
+        return {LIMIT: lambda: throughput(taken(x, order, bs), bs), 'torch DataLoader, one tensor, `__getitems__`': lambda: threaded(torch_dl, bs),
                 'tsai, one array': lambda: threaded(tsai_dl, bs)}
     return peers
 
@@ -104,7 +93,7 @@ def report(found, total):
     parts = ['# Rows per second through the train loader', setting('torch', 'numpy', 'fastai', 'tsai', 'numba'),
              f'{total:,} in-memory float32 rows of {VARS} x {STEPS} in all, however many datasets they are in; shuffled; `device="cpu"`, no `batch_tfms`, '
              'no workers; millions of rows per second, medians of interleaved rounds; ratios are medians of the ratios within a round. '
-             'Starting an epoch is not counted; each peer has one thread or all, whichever is faster for it. tsmeta delivers typed tensors and the ids of their rows.']
+             'Time is the processor time of the thread that loads; starting an epoch is not counted; each peer has one thread or all, whichever is faster for it. tsmeta delivers typed tensors and the ids of their rows.']
     counts = sorted({n for n, _ in found})
     for bs in SIZES:
         cells = [found[n, bs] for n in counts]

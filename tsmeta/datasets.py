@@ -17,9 +17,17 @@ import tsmeta.face
 from .leak import apply_policy
 from .meta import SchemaFacts, TSMetaDataset
 from .split import Selection, Splits, map_spec
-from .subset import as_splits, describe_lines
+from .subset import Parts, as_splits, call_splitter, describe_lines, holds_parts, left_out
 
 # %% ../nbs/07c_datasets.ipynb #272d8a29
+def _in_order(views):
+    "Named parts with train first and valid second, where there are parts of these names"
+    names = sorted(views, key=lambda s: s != 'train')
+    if 'valid' in names and len(names) > 1:
+        names.remove('valid')
+        names.insert(1, 'valid')
+    return {s: views[s] for s in names}
+
 class TSMetaDatasets(FilteredBase, SchemaFacts):
     "A metadataset and its splits: `.train`, `.valid`, `.test`, or any number of named parts"
     def __init__(self,
@@ -28,10 +36,13 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
         leak:str='raise', # What to do with parts that share rows or time steps: 'raise', 'purge', 'warn', 'allow'
         per:str=None, # Of specs: `None`, or 'dataset' to slice inside each dataset
     ):
-        self.metadataset, self.schema = metadataset, metadataset.schema
+        if isinstance(metadataset, TSMetaDatasets): raise TypeError('This is split already: split one of its parts, or its .metadataset.')
+        if not isinstance(metadataset, TSMetaDataset): raise TypeError(f'TSMetaDatasets splits a TSMetaDataset, got {type(metadataset).__name__}: make one of it first, TSMetaDataset(…).')
+        self.metadataset, self.schema, splits = metadataset, metadataset.schema, call_splitter(splits, metadataset)
+        self.purged, self.short = (splits.purged, splits.short) if isinstance(splits, (Parts, TSMetaDatasets)) else (None, None)
         views, self.dropped = apply_policy(metadataset, as_splits(splits, metadataset, per=per), leak)
         if not views: raise ValueError('A split needs at least one part, got none.')
-        self.splits, self._parts = Splits(metadataset, views), {}
+        self.splits, self._parts = Splits(metadataset, _in_order(views)), {}
 
     def subset(self, i):
         "A part by number or name; anything else is a spec such as 'train[:75%]+test'"
@@ -46,10 +57,21 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
     def __getitem__(self, i): return self.subset(i)
     def __len__(self): return len(self.splits)
     def __iter__(self): return (self.subset(i) for i in range(len(self)))
+    def _nth(self, n, name):
+        if name not in self.splits and n >= len(self): raise IndexError(f'There is no part {name!r}; the parts are {", ".join(self.splits)}.')
+        return self.subset(name if name in self.splits else n)
+    @property
+    def train(self):
+        "The part called `train`, or the first"
+        return self._nth(0, 'train')
+    @property
+    def valid(self):
+        "The part called `valid`, or the second"
+        return self._nth(1, 'valid')
     @property
     def test(self):
         "The part called `test`, or the third"
-        return self.subset('test' if 'test' in self.splits else 2)
+        return self._nth(2, 'test')
     @property
     def names(self):
         "Names of the datasets"
@@ -64,7 +86,7 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
         return self.metadataset.mapping
     def __repr__(self):
         gone = [f'{int(self.dropped["rows"].sum()):,} overlapping rows dropped, see .dropped'] if len(self.dropped) else []
-        lines = describe_lines(self.metadataset, self.splits.views) + gone
+        lines = describe_lines(self.metadataset, self.splits.views) + left_out(self) + gone
         return '\n'.join([f'{type(self).__name__}: {len(self)} parts of {len(self.metadataset):,} rows', *(f'  {o}' for o in lines)])
 
 # %% ../nbs/07c_datasets.ipynb #58690f87
@@ -84,10 +106,9 @@ def select(self:TSMetaDataset,
 
 @patch
 def split(self:TSMetaDataset,
-    *how, # A splitter; or parts: specs, or row sequences of any kind; or one mapping name → part
+    *how, # A splitter; or parts: specs, row sequences of any kind, or selections; or one list or mapping of them
     per:str=None, # Of specs: `None`, or 'dataset' to slice inside each dataset
     leak:str='raise', # What to do with parts that share rows or time steps: 'raise', 'purge', 'warn', 'allow'
 )->TSMetaDatasets:
     "Split into train, valid, test or any named parts"
-    one = len(how) == 1 and (callable(how[0]) or hasattr(how[0], 'keys') or isinstance(how[0], tuple) or how[0] is None)
-    return TSMetaDatasets(self, how[0] if one else list(how), leak, per)
+    return TSMetaDatasets(self, how[0] if len(how) == 1 and holds_parts(how[0]) else list(how), leak, per)

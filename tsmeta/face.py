@@ -54,7 +54,15 @@ class Column:
     def __getitem__(self, idx): return self.ds[idx][self.i]
     def decode(self, o, **kwargs): return self.tfms.decode(o) if self.i else o
     @property
-    def items(self): return self[:]
+    def items(self):
+        "All x as one array `(rows, vars, len)`, or all targets as people write them"
+        if not self.i: return self.ds.gather(self.ds.ids())[0]
+        s, y = self.ds.schema, self.ds.targets()
+        if s.kind == 'class': return np.asarray(s.vocab)[y]
+        if s.kind == 'float': return y
+        out = np.empty(len(y), object)
+        out[:] = [[v for v, on in zip(s.vocab, row) if on] for row in y]
+        return out
     @property
     def vocab(self): return self.ds.vocab
     def __repr__(self): return f"Column {'xy'[self.i]} of {len(self):,} rows"
@@ -77,6 +85,14 @@ def split_idxs(self:TSMetaDataset):
     "The global ids of all rows, under tsai's name"
     return self.ids()
 @patch(as_prop=True)
+def sel_vars(self:TSMetaDataset):
+    "All variables, in tsai's terms"
+    return slice(None)
+@patch(as_prop=True)
+def sel_steps(self:TSMetaDataset):
+    "All steps, in tsai's terms"
+    return slice(None)
+@patch(as_prop=True)
 def types(self:TSMetaDataset):
     "The types of x and y"
     return [type(o) for o in self.typed(*self.gather(np.zeros(0, np.int64)))]
@@ -89,6 +105,13 @@ def decode(self:TSMetaDataset,
 ):
     "Turn the target of a row back into a label or number"
     return tuple(o[:1]) + tuple(decode_target(self.schema, y) for y in o[1:])
+
+@patch
+def decodes(self:TSMetaDataset,
+    y, # The number or numbers of one row, or those of a batch
+):
+    "Turn targets or decoded predictions back into labels or numbers"
+    return TargetTfm(self.schema).decode(y)
 
 @patch
 def show(self:TSMetaDataset, o, ctx=None, **kwargs):
@@ -125,11 +148,12 @@ def add_dataset(self:TSMetaDataset,
     s = self.schema
     if isinstance(X, TSMetaDataset):
         new, view = X, X._view
-        if X.schema.kind is not None and X.schema.vocab != s.vocab: new = _recode(X, s)
+        if X.schema.kind is not None and X.schema.vocab != s.vocab or s.x_tfm and not X.schema.x_tfm: new = _recode(X, s)
     else:
         if isinstance(X, (list, L)): X = np.stack([np.asarray(o) for o in X])
         new, view = TSMetaDataset.__new__(type(self)), None
-        new._setup([to_source((X, y) if y is not None else X)], ['new'], vocab=s.vocab, kind=s.kind if y is not None else None)
+        new._setup([to_source((X, y) if y is not None else X)], ['new'], vocab=s.vocab, kind=s.kind if y is not None else None,
+                   x_tfm=s.x_tfm)
     self.check_fits(new)
     new = new.part(view if view is not None else range(len(new.index)), 1)
     new.schema = s
@@ -138,7 +162,8 @@ def add_dataset(self:TSMetaDataset,
 def _recode(meta, schema):
     "The same datasets under another vocabulary"
     new = TSMetaDataset.__new__(type(meta))
-    new._setup(meta.datasets, meta.names, meta.info, schema.vocab, 'union', schema.kind, meta.schema.var_names)
+    new._setup(meta.datasets, meta.names, meta.info, schema.vocab if meta.schema.vocab else None, 'union', meta.schema.kind,
+               meta.schema.var_names, None if meta.schema.x_tfm else schema.x_tfm)
     return new
 
 # %% ../nbs/07b_face.ipynb #35f6589a

@@ -13,6 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% ../nbs/05_gather.ipynb #1a059c96
+from .files import file_limit
 from .index import Index, HAS_NUMBA, compiled, locate1
 
 # %% ../nbs/05_gather.ipynb #bc1b4ae9
@@ -112,11 +113,10 @@ if HAS_NUMBA:
         return left
 
 # %% ../nbs/05_gather.ipynb #506f24be
-def _open_limit():
-    "How many files to keep open: a quarter of the process's limit"
-    try: import resource
-    except ImportError: return 128
-    return max(8, min(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1 << 14)//4)
+def _open_limit(sources):
+    "How many lazy datasets to keep open: as many as files may be or, where none of them keeps a file, a quarter of the usual number of maps"
+    keeps = [] if hasattr(sources, 'layout') else (s.lazy and getattr(s, 'keeps_file', True) for s in sources)
+    return file_limit() if any(keeps) else 1 << 14
 
 def _lines(n):
     "`n` lines of eight numbers, each of them one line of the processor's cache"
@@ -129,12 +129,14 @@ def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.
 class Gather:
     "Copy rows of many sources, named by global ids, into one batch"
     def __init__(self,
-        sources, # One source per dataset, all with rows of the same shape
+        sources, # One source per dataset, all with rows of the same shape; or a sequence of them with `layout()` and `lens`
         targets=None, # One array `(rows, …)` per dataset, all of one dtype and row shape; `None` for unlabelled rows or a horizon
-        max_open:int=None, # Files open at once; a quarter of what the system allows if `None`
+        max_open:int=None, # Datasets open at once; a quarter of what the system allows if `None`
     ):
-        self.sources, self.targets, self.max_open = list(sources), targets, max_open or _open_limit()
-        self.index, self.shape = Index([len(s) for s in self.sources]), tuple(self.sources[0].shape)
+        self.sources, self.targets = sources if hasattr(sources, 'layout') else list(sources), targets
+        self.max_open = max_open or _open_limit(self.sources)
+        lens = sources.lens if hasattr(sources, 'layout') else [len(s) for s in self.sources]
+        self.index, self.shape = Index(lens), tuple(self.sources[0].shape)
         horizon = self.sources[0].horizon
         self.y_shape = (self.shape[0], horizon) if horizon else None if targets is None else tuple(targets[0].shape[1:])
         self.y_dtype = np.dtype('int64' if targets is not None and targets[0].dtype.kind in 'iub' else 'float32')
@@ -148,8 +150,21 @@ class Gather:
         self._views, self._open = [(None, None)]*n, OrderedDict()
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, _Y_KIND] = 1
+        if hasattr(self.sources, 'layout'): return self._fill()
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
+
+    def _fill(self):
+        "Write the lines of all datasets at once, from addresses and strides"
+        self._maps = self.sources.layout(), getattr(self.targets, 'layout', lambda: None)()
+        x, y = self._maps[0]['x'], self._maps[0]['y'] or self._maps[1]
+        for i, at in enumerate((x, y)):
+            if at is None: continue
+            kinds = np.array([_KINDS.get(t, 0) if t.isnative else 0 for t in at['dtypes']])
+            self._table[:, 3*i:3*i+3] = np.column_stack([at['address'], at['strides'][:, 0], kinds[at['code']]])
+            self._strides[:, 2*i:2*i+2] = at['strides'][:, 1:]
+        self._table[:, _N] = self.index.lens
+        self._table[:, _BLOCK] = (self._table[:, _X_KIND] == 1) & (self._strides[:, :2] == (4*self.shape[1], 4)).all(1)
 
     def _register(self, d, x, y):
         "Write the line of dataset `d`; kind 0 where the loop cannot read it"
@@ -190,17 +205,19 @@ def _take_rest(self:Gather, ids, todo, xo, yo):
         x, y = self._opened(d)
         xo[k] = x[r] if x is not None else self._read(d, r)
         if y is not None: yo[k] = _three_axes(y)[r]
+        elif self.targets is None and self.y_shape is not None: yo[k] = self.sources[d].read_y(r)
 
 @patch
 def _opened(self:Gather, d):
     "The views of dataset `d`, opening its file and letting another one go if need be"
     src = self.sources[d]
     if src.lazy and d not in self._open:
-        self._register(d, *src.open())
-        self._open[d] = True
-        if len(self._open) > self.max_open:
+        if len(self._open) >= self.max_open:
+            if hasattr(src, 'read'): return None, None if self.targets is None else self.targets[d]
             old, _ = self._open.popitem(last=False)
             self._views[old], self._table[old, _X_KIND] = (None, None), 0
+        self._register(d, *src.open())
+        self._open[d] = True
     return self._views[d]
 
 @patch
@@ -215,12 +232,14 @@ def _read(self:Gather, d, rows):
 def __getstate__(self:Gather):
     keep = {k: getattr(self, k) for k in ('sources', 'index', 'shape', 'max_open', 'y_shape', 'y_dtype')}
     pack = lambda t: (len(t), t[:1].copy()) if len(t) and t.strides[0] == 0 else t
+    if hasattr(self.targets, 'layout'): return {**keep, 'targets': self.targets}
     return {**keep, 'targets': self.targets and [pack(t) for t in self.targets]}
 
 @patch
 def __setstate__(self:Gather, state):
     unpack = lambda t: np.broadcast_to(t[1], (t[0], *t[1].shape[1:])) if isinstance(t, tuple) else t
-    self.__dict__.update(state, targets=state['targets'] and [unpack(t) for t in state['targets']])
+    targets = state['targets']
+    self.__dict__.update(state, targets=targets if hasattr(targets, 'layout') else targets and [unpack(t) for t in targets])
     self._build()
 
 # %% ../nbs/05_gather.ipynb #880ebf5c

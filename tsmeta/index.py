@@ -24,6 +24,7 @@ def compiled(f):
 # %% ../nbs/01_row_index.ipynb #a77b8758
 def _as_array(idxs):
     "The integer array behind any sequence of indices"
+    if isinstance(idxs, (str, bytes)): raise IndexError(f'Row ids must be integers, got the text {idxs!r}; texts such as this go to select or split.')
     if isinstance(idxs, range): return np.arange(idxs.start, idxs.stop, idxs.step, dtype=np.int64)
     if hasattr(idxs, 'detach'): idxs = idxs.detach().cpu().numpy()
     elif not hasattr(idxs, '__array__'): idxs = list(idxs)

@@ -8,14 +8,14 @@ Docs: https://tsmeta.github.io/tsmeta/leak.html.md"""
 __all__ = ['LEAK', 'widen', 'overlaps', 'check_leakage', 'leak_text', 'minus', 'purge', 'apply_policy']
 
 # %% ../nbs/02c_leak.ipynb #fae888b4
-import hashlib, warnings
+import hashlib
 from itertools import combinations
 import numpy as np
 import pandas as pd
 from .index import View
-from .split import merge, pieces, runs
-from .splitter import group_codes, reach
-from .subset import as_splits
+from .split import covered, merge, pieces, runs
+from .splitter import reach
+from .subset import as_splits, group_codes, rows_of_each, warn_caller
 
 # %% ../nbs/02c_leak.ipynb #eeaf8b7c
 def widen(starts, stops, meta, gap=0):
@@ -35,9 +35,9 @@ def overlaps(a, b):
 # %% ../nbs/02c_leak.ipynb #e2301643
 def _pairs(splits, meta, gap):
     "Rows of one subset that are, or share a time step, in another: `(kind, a, b, starts, stops)`"
-    stretches = {s: runs(v) for s, v in splits.items()}
+    stretches = {s: covered(v) for s, v in splits.items()}
     for a, b in combinations(splits, 2):
-        same = overlaps(stretches[a], merge(*stretches[b]))[1:]
+        same = overlaps(stretches[a], stretches[b])[1:]
         near = overlaps(stretches[a], widen(*stretches[b], meta, gap))[1:]
         yield 'rows', a, b, *same
         if (near[1] - near[0]).sum() > (same[1] - same[0]).sum(): yield 'time steps', a, b, *near
@@ -53,13 +53,13 @@ def _shared_groups(splits, meta, groups):
     codes, labels = group_codes(meta, groups)
     at = {}
     for s, v in splits.items():
-        ds, _, n = pieces(meta.index, *runs(v))
-        at[s] = np.bincount(codes[ds], n, len(labels)), ds
+        n = rows_of_each(v, meta.index)
+        at[s] = np.bincount(codes, n, len(labels)), np.flatnonzero(n)
     for a, b in combinations(splits, 2):
         both = np.flatnonzero((at[a][0] > 0) & (at[b][0] > 0))
         if not len(both): continue
         yield dict(shared=f'groups of {groups}' if isinstance(groups, str) else 'groups', a=a, b=b, rows=int(at[a][0][both].sum()),
-            datasets=len(np.intersect1d(np.unique(at[a][1]), np.flatnonzero(np.isin(codes, both)))), example=f'{labels[both[0]]}')
+            datasets=len(np.intersect1d(at[a][1], np.flatnonzero(np.isin(codes, both)))), example=f'{labels[both[0]]}')
 
 # %% ../nbs/02c_leak.ipynb #17811aec
 def _row_hashes(meta, view, batch=4096):
@@ -105,8 +105,9 @@ def leak_text(report):
 def minus(view:View, starts, stops):
     "A view without the ids in merged stretches, in the same order"
     if view.ranges is None:
-        ids, k = view.ids(), np.searchsorted(stops, view.ids(), side='right')
-        return View(ids[np.append(starts, view.size)[k] > ids], view.size)
+        ids, inside = view.ids(), np.zeros(view.size + 1, np.int8)
+        inside[starts], inside[stops] = 1, -1
+        return View(ids[np.cumsum(inside, dtype=np.int8)[ids] == 0], view.size)
     _, lo, hi = overlaps(runs(view), (np.append(0, stops), np.append(starts, view.size)))
     return View.of_ranges(lo, hi, view.size)
 
@@ -119,11 +120,10 @@ def purge(
     splits, out, dropped = as_splits(splits, meta), {}, []
     names = sorted(splits, key=lambda s: s != 'train')
     for k, s in enumerate(names):
-        later = [runs(splits[t]) for t in names[k+1:]]
+        later = [covered(splits[t]) for t in names[k+1:]]
         near = widen(*np.concatenate([np.zeros((2, 0), np.int64), *later], axis=1), meta, gap)
         out[s] = minus(splits[s], *near)
-        gone = pieces(meta.index, *overlaps(runs(splits[s]), near)[1:])
-        rows = np.bincount(gone[0], gone[2], len(meta.index.lens)).astype(np.int64)
+        rows = rows_of_each(splits[s], meta.index) - rows_of_each(out[s], meta.index)
         dropped += [dict(subset=s, dataset=int(d), name=str(meta.names[d]), rows=int(rows[d])) for d in np.flatnonzero(rows)]
     return {s: out[s] for s in splits}, pd.DataFrame(dropped, columns=['subset', 'dataset', 'name', 'rows'])
 
@@ -138,10 +138,14 @@ def apply_policy(
     "Do with overlapping subsets what the policy says"
     if leak not in LEAK: raise ValueError(f'leak is one of {", ".join(map(repr, LEAK))}, got {leak!r}.')
     splits = as_splits(splits, meta)
-    if leak == 'purge': return purge(meta, splits)
+    if leak == 'purge':
+        clean, dropped = purge(meta, splits)
+        gone = [s for s in splits if len(splits[s]) and not len(clean[s])]
+        if gone: raise ValueError(f'Purging leaves no row of {gone[0]}: all {len(splits[gone[0]]):,} share rows or time steps with a later subset. EachSplitter and HoldoutSplitter keep subsets apart.')
+        return clean, dropped
     report = check_leakage(meta, splits) if leak != 'allow' else ()
     why = f'The split leaks: {leak_text(report)}' if len(report) else ''
     if why and leak == 'raise':
         raise ValueError(f"{why} Choose leak='purge' to drop those rows of {report.a[0]}, 'warn' or 'allow' to keep them; EachSplitter leaves none.")
-    if why: warnings.warn(why, stacklevel=2)
+    if why: warn_caller(why)
     return splits, pd.DataFrame(columns=['subset', 'dataset', 'name', 'rows'])

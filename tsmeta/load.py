@@ -15,6 +15,7 @@ from fastai.data.load import fa_collate
 from fastai.torch_core import default_device, to_device
 from fasttransform import Pipeline
 from fastcore.basics import patch
+from fastcore.foundation import L
 from fastcore.meta import delegates
 from itertools import islice
 from pathlib import Path
@@ -23,8 +24,10 @@ from types import MethodType
 # %% ../nbs/08_load.ipynb #b62d1287
 from .meta import TSMetaDataset
 from .datasets import TSMetaDatasets
-from .plan import Plan, hash64
+from .plan import hash64, perm_keys, permute
 from .rng import is_random, keyed
+from .show import ShowRows
+from .weights import SAMPLING, ClassBalance, Planned
 
 # %% ../nbs/08_load.ipynb #257aac52
 class BatchJob:
@@ -40,8 +43,7 @@ class BatchJob:
         view = self.dataset._view
         for i in range(start, n, ahead):
             parts = self.parts(epoch, i, min(i+ahead, n))
-            if view is not None: parts = np.split(view.ids(np.concatenate(parts)), np.cumsum([len(p) for p in parts])[:-1])
-            yield from parts
+            yield from parts if view is None else map(view.ids, parts)
     def __getitem__(self, at):
         "Ids, x and y of batch `(epoch, k)` as plain tensors, fit for travelling"
         ids = next(self.batches(*at, at[1]+1))
@@ -51,8 +53,15 @@ def _same(o): return o
 
 # %% ../nbs/08_load.ipynb #943a9462
 _PIPES = 'after_item', 'before_batch', 'after_batch'
+_KNOWN = {*SAMPLING, *_PIPES, *'get_idxs before_iter after_iter batch_size device pin_memory pin_memory_device timeout'.split(),
+          *'persistent_workers multiprocessing_context verbose shuffled'.split()}
 
-class TSMetaDataLoader(TfmdDL):
+def _known(kwargs):
+    "The keywords, or a `TypeError` that names those no loader takes; fastai would keep silent about them"
+    if odd := sorted(set(kwargs) - _KNOWN): raise TypeError(f'TSMetaDataLoader does not take {", ".join(odd)}. What decides about rows is shuffle, {", ".join(SAMPLING)}, get_idxs.')
+    return kwargs
+
+class TSMetaDataLoader(Planned, ClassBalance, ShowRows, TfmdDL):
     "Batches of a metadataset, in an order decided by seed and epoch alone, each with the ids of its rows"
     def __init__(self,
         dataset, # A `TSMetaDataset` or a part of one
@@ -63,15 +72,16 @@ class TSMetaDataLoader(TfmdDL):
         batch_tfms=None, # Transforms of whole batches, run after delivery
         seed:int=None, # Decides the order and the random transforms; drawn once from torch's global generator if `None`, for the order alone
         do_setup:bool=True, # Let transforms see the data once (`TSStandardize` takes its statistics then)
-        **kwargs, # `device`, `pin_memory`, `timeout`, `persistent_workers`, `multiprocessing_context`, `get_idxs`, `after_item`, …
+        **kwargs, # `weights`, `partial_n`, `stratify`, `mix`; `device`, `pin_memory`, `timeout`, `multiprocessing_context`, `get_idxs`, `after_item`, …
     ):
         if not isinstance(dataset, TSMetaDataset): raise TypeError(f'A TSMetaDataLoader loads a TSMetaDataset, got {type(dataset).__name__}.')
         if batch_tfms is not None: kwargs['after_batch'] = list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
-        self.seed, self._given, self.epoch, self._start, self._done = seed, seed, 0, 0, None
+        self.seed, self._given, self.epoch, self._start, self._done, self._begun, self._mixed_epoch = seed, seed, 0, 0, None, None, None
         self.multiprocessing_context, self._ids = kwargs.pop('multiprocessing_context', None), None
-        self.schema, self._plan = dataset.schema, Plan(len(dataset), max(1, int(bs)), shuffle, 0, drop_last)
+        self.schema, self.dataset, kwargs = dataset.schema, dataset, _known(kwargs)
+        self._plan_with(bs=bs, shuffle=shuffle, drop_last=drop_last, **self._sample(*map(kwargs.pop, SAMPLING, [None]*len(SAMPLING))))
         rng = random.getstate()
-        try: super().__init__(dataset, bs=max(1, int(bs)), shuffle=shuffle, drop_last=drop_last, num_workers=num_workers, do_setup=do_setup, **kwargs)
+        try: super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers, do_setup=do_setup, **kwargs)
         finally: random.setstate(rng)
         self._ids, dataset._last = None, None
 
@@ -85,7 +95,15 @@ class TSMetaDataLoader(TfmdDL):
     def __len__(self): return len(self._plan)
     def get_idxs(self):
         "Positions in the set, in the order of the epoch to come; asking changes nothing"
-        return np.concatenate([np.zeros(0, np.int64), *self.plan.many(self.epoch, 0, len(self))])
+        return self._positions(self._coming())
+    def _coming(self):
+        "The epoch to come: the next one, or always the same for a loader that is part of a mixed one"
+        if self._mixed_epoch is None and 'shuffle_fn' in self.__dict__: self._mixed_epoch = self.epoch
+        return self.epoch if self._mixed_epoch is None else self._mixed_epoch
+    def shuffle_fn(self, idxs):
+        "Positions in another order, for those who give a `get_idxs` of their own; it too is decided by seed and epoch"
+        return np.asarray(idxs)[permute(np.arange(len(idxs)), len(idxs), perm_keys(len(idxs), self.plan.seed, self.epoch))]
+    def _positions(self, epoch): return np.concatenate([np.zeros(0, np.int64), *self.plan.many(epoch, 0, len(self))])
 
 # %% ../nbs/08_load.ipynb #5ab8cd31
 @patch
@@ -98,8 +116,13 @@ def _job(self:TSMetaDataLoader, order=None): return BatchJob(self.dataset, self.
 @patch
 def _custom_order(self:TSMetaDataLoader):
     "The order given by somebody's `get_idxs`, or `None`: then the plan decides"
-    if 'get_idxs' not in self.__dict__: return None
-    idxs = self.__dict__['get_idxs']()
+    given = self.__dict__.get('get_idxs')
+    if given is None or getattr(given, '__func__', None) is TSMetaDataLoader.get_idxs: return None
+    first = getattr(getattr(given, '__self__', None), 'loaders', [self])[0]
+    if not isinstance(first, TSMetaDataLoader) and getattr(first, 'shuffle', False):
+        raise ValueError(f'A mixed loader takes its order from its first loader, and a shuffled {type(first).__name__} tells another each time: put '
+                         'the TSMetaDataLoader first.')
+    idxs = given()
     return np.asarray(idxs if hasattr(idxs, '__len__') else list(islice(idxs, self.bs)), np.int64)
 
 @patch
@@ -107,9 +130,13 @@ def _deliver(self:TSMetaDataLoader, ids, b, epoch, k):
     "Say which rows a batch is made of, then run the transforms: random ones keyed by (seed, epoch, batch), if there is a seed"
     self._ids = self.dataset._last = ids
     if self.device is not None and self.device.type != 'cpu': b = to_device(b, self.device)
-    if not len(self.after_batch.fs): return b
-    if self._given is None or not any(map(is_random, self.after_batch.fs)): return self.after_batch(b)
-    with keyed(self._given, epoch, k): return self.after_batch(b)
+    tfms = getattr(self.after_batch, 'fs', [self.after_batch])
+    if len(tfms):
+        if self._given is None or not any(map(is_random, tfms)): b = self.after_batch(b)
+        else:
+            with keyed(self._given, epoch, k): b = self.after_batch(b)
+    self._saw(b)
+    return b
 
 # %% ../nbs/08_load.ipynb #5aea1ffb
 def _through(dl, b):
@@ -136,7 +163,8 @@ def _torch_loader(self:TSMetaDataLoader, job, epoch, ks):
 @patch
 def __iter__(self:TSMetaDataLoader):
     order = self._custom_order()
-    epoch, start = self.epoch, self._start
+    epoch, start = self._coming(), self._start
+    self._begun = order
     if order is None: self.epoch, self._start = epoch + 1, 0
     n = len(self) if order is None else -(-len(order)//self.bs)
     self.before_iter()
@@ -160,9 +188,31 @@ def ids(self:TSMetaDataLoader):
     return self._ids
 
 @patch(as_prop=True)
+def input_idxs(self:TSMetaDataLoader):
+    "The same ids under tsai's name: weights of `WeightedPerSampleLoss` are one per row of the metadataset"
+    return self._ids
+
+@patch(as_prop=True)
 def where(self:TSMetaDataLoader):
     "Dataset, name, row (and window) of each row of the last delivered batch, as a DataFrame"
     return None if self._ids is None else self.dataset.where(self._ids)
+
+# %% ../nbs/08_load.ipynb #d111466a
+@patch
+def sample(self:TSMetaDataLoader):
+    "Positions in the order that a mixed loader keeps to"
+    if torch.utils.data.get_worker_info() is not None:
+        raise ValueError('A loader that is mixed with others makes its batches here: use num_workers=0, or ids would be lost.')
+    return self.get_idxs() if self._begun is None else self._begun
+
+@patch
+def create_batches(self:TSMetaDataLoader, samps):
+    "Typed batches of these positions, as they are before the batch transforms"
+    view, samps = self.dataset._view, np.asarray(samps, np.int64)
+    for k in range(0, len(samps), self.bs):
+        ids = samps[k:k+self.bs] if view is None else view.ids(samps[k:k+self.bs])
+        self._ids = self.dataset._last = ids
+        yield _through(self, self.dataset.typed(*self.dataset.gather(ids)))
 
 # %% ../nbs/08_load.ipynb #e8453cae
 @patch
@@ -177,6 +227,7 @@ def new(self:TSMetaDataLoader,
                num_workers=f.num_workers, pin_memory=f.pin_memory, timeout=f.timeout, device=self.device, seed=self._given, do_setup=False,
                multiprocessing_context=self.multiprocessing_context, **{p: getattr(self, p) for p in _PIPES})
     if dataset is None: now.update({m: self.__dict__[m] for m in ('get_idxs',) if m in self.__dict__})
+    if dataset is None and kwargs.get('shuffle', True): now.update(self._asked_rows)
     res = (type(self) if cls is None else cls)(**{**now, **kwargs})
     res._one_pass()
     return res
@@ -205,13 +256,14 @@ class TSMetaDataLoaders(DataLoaders):
         path='.', # Where learners save
         **kwargs, # More for `TSMetaDataLoader`
     ):
-        "Make one loader per set; only the first is shuffled"
+        "Make one loader per set; only the first is shuffled, and mixed, drawn by weight, in part or stratified, if asked"
         if not ds: raise ValueError('from_dsets needs at least one dataset.')
         device = default_device() if device is None else device
         sizes = list(bs) if isinstance(bs, (list, tuple)) else [bs]*len(ds)
         if len(sizes) != len(ds): raise ValueError(f'There are {len(ds)} datasets but {len(sizes)} batch sizes.')
+        train = {k: kwargs.pop(k, None) for k in SAMPLING}
         dls = [cls._dl_type(d, bs=b, shuffle=shuffle_train and i == 0, drop_last=drop_last and i == 0, num_workers=num_workers, seed=seed,
-                            batch_tfms=batch_tfms, device=device, **kwargs) for i, (d, b) in enumerate(zip(ds, sizes))]
+                            batch_tfms=batch_tfms, device=device, **kwargs, **(train if i == 0 else {})) for i, (d, b) in enumerate(zip(ds, sizes))]
         return cls(*dls, path=path, device=device)
 
     def new_dl(self, X, y=None, bs=64):
@@ -230,19 +282,25 @@ def new_dl(self:TSMetaDataLoader,
 
 @patch
 def test_dl(self:TSMetaDataLoaders,
-    test_items, # New rows: array, list of rows, or a `TSMetaDataset`
+    test_items, # New rows: array, list of rows, or a `TSMetaDataset`; or a list of global ids of the rows of this one
     with_labels:bool=False, # `test_items` is an `(X, y)` pair
     **kwargs, # Changes to the validation loader: `bs`, `num_workers`, …
 ):
     "A loader over new data, in order, with the transforms of validation"
-    kwargs.pop('rm_type_tfms', None)
-    X, y = test_items if with_labels and not isinstance(test_items, TSMetaDataset) else (test_items, None)
-    return self.valid.new(self.valid_ds.add_dataset(X, y), **{'shuffle': False, 'drop_last': False, **kwargs})
+    for k in ('rm_type_tfms', 'process'): kwargs.pop(k, None)
+    ds, y = self.valid_ds, None
+    if _are_ids(test_items): ds = ds.part(np.asarray(list(test_items), np.int64), 1)
+    else:
+        if with_labels and not isinstance(test_items, TSMetaDataset): test_items, y = test_items
+        ds = ds.add_dataset(test_items, y)
+    return self.valid.new(ds, **{'shuffle': False, 'drop_last': False, **kwargs})
+
+def _are_ids(o): return isinstance(o, (list, L)) and len(o) > 0 and isinstance(o[0], (int, np.integer))
 
 @patch
 def decoder(self:TSMetaDataLoaders, o):
     "Labels or numbers for predictions, as tsai's loaders do"
-    return self.decode(o) if isinstance(o, tuple) else self.train_ds.tls[-1].tfms.decode(o)
+    return self.decode(o) if isinstance(o, tuple) else self.train_ds.decodes(o)
 
 # %% ../nbs/08_load.ipynb #3b505af9
 TSMetaDatasets._dl_type, TSMetaDatasets._dbunch_type = TSMetaDataLoader, TSMetaDataLoaders

@@ -153,15 +153,16 @@ def _draw(ms, starts, guess, shift, lens, offs, key, out):
 class MixPlan(Plan):
     "A plan in which every epoch holds exactly so many rows of each dataset"
     def __init__(self,
-        lens, # Rows of each dataset in the set being trained on, which must hold them one dataset after the other
+        lens, # Rows of each dataset in the set being trained on
         bs:int=64, # Rows per batch
         mix='proportional', # Anything `mix=` takes
         seed:int=0, # Decides the order together with the epoch
         drop_last:bool=False, # Leave out incomplete batches, unless nothing else is left
         names=None, # Names of the datasets
+        where=None, # Where in the set the rows of each dataset stand, dataset by dataset, if not simply one after the other
         epoch:int=0, # The current epoch
     ):
-        self.lens, self.names = np.ascontiguousarray(lens, np.int64), names
+        self.lens, self.names, self.where = np.ascontiguousarray(lens, np.int64), names, where
         self.offs = np.cumsum(self.lens) - self.lens
         super().__init__(int(self.lens.sum()), bs, True, seed, False, epoch)
         self.drop_last = drop_last
@@ -206,12 +207,12 @@ def _rows_of(self:MixPlan, epoch, ms):
     out, q = np.empty(len(ms), np.int64), self.quota
     with np.errstate(over='ignore'):
         _draw(ms, q.starts, q.guess, q.shift, self.lens, self.offs, np.uint64(hash64(self.seed, epoch, 3)), out)
-    return out
+    return out if self.where is None else self.where[out]
 
 @patch
 def many(self:MixPlan, epoch, i, j):
     if self.mix.batching != 'random': return [self._rows_of(epoch, self._numbers(epoch, k)) for k in range(i, j)]
-    if self._keys[0] != epoch: self._keys = epoch, perm_keys(len(self.quota), self.seed, epoch, 0)
+    if self._keys[0] != (self.seed, epoch): self._keys = (self.seed, epoch), perm_keys(len(self.quota), self.seed, epoch, 0)
     stop = min(j*self.bs, len(self.quota))
     rows = self._rows_of(epoch, permute(np.arange(i*self.bs, stop), len(self.quota), self._keys[1]))
     return [rows[k:k+self.bs] for k in range(0, len(rows), self.bs)]

@@ -152,7 +152,7 @@ def rows(self:Plan,
     pos = np.arange(start, stop)
     if not self.shuffle: return pos
     epoch = self.epoch if epoch is None else epoch
-    if self._keys[0] != epoch: self._keys = epoch, perm_keys(self.n, self.seed, epoch)
+    if self._keys[0] != (self.seed, epoch): self._keys = (self.seed, epoch), perm_keys(self.n, self.seed, epoch)
     return permute(pos, self.n, self._keys[1])
 
 @patch

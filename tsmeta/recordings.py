@@ -39,20 +39,25 @@ def from_recordings(cls:TSMetaDataset,
         except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}): {e}') from e
     return cls(sources, names=names, **kwargs)
 
+def _fact(sources, name, of):
+    "One number per dataset, as the sources know it together or else one by one"
+    known = getattr(sources, name, None)
+    return np.array([of(s) for s in sources], np.int64) if known is None else np.asarray(known)
+
 @patch(as_prop=True)
 def stride(self:TSMetaDataset):
     "Steps from one row of each dataset to its next: 1 where rows are not windows"
-    return np.array([s.stride for s in self.datasets], np.int64)
+    return _fact(self.datasets, 'stride', lambda s: s.stride)
 
 @patch(as_prop=True)
 def extent(self:TSMetaDataset):
     "Steps that a row of each dataset covers, its horizon included: 1 where rows are not windows"
-    return np.array([s.window + s.horizon for s in self.datasets], np.int64)
+    return _fact(self.datasets, 'extent', lambda s: s.window + s.horizon)
 
 @patch(as_prop=True)
 def windowed(self:TSMetaDataset):
     "Are rows windows of recordings?"
-    return any(isinstance(s, WindowSource) for s in self.datasets)
+    return bool(_fact(self.datasets, 'windowed', lambda s: getattr(s, 'windowed', False)).any())
 
 # %% ../nbs/07a_recordings.ipynb #4f6f1e91
 @patch
@@ -64,7 +69,7 @@ def where(self:TSMetaDataset,
     out = pd.DataFrame({'dataset': ds, 'name': np.asarray(self.names, dtype=object)[ds], 'row': rows})
     if self.windowed:
         out['start'] = rows*self.stride[ds]
-        out['end'] = out['start'] + np.array([s.window for s in self.datasets])[ds]
+        out['end'] = out['start'] + (self.extent - self.schema.horizon)[ds]
     if self.info is None: return out
     return pd.concat([out, self.info.iloc[ds].reset_index(drop=True).drop(columns=out.columns, errors='ignore')], axis=1)
 
@@ -77,6 +82,7 @@ def targets(self:TSMetaDataset,
     if self.gather.y_shape is None: return None
     ids = self.ids() if ids is None else np.asarray(ids, np.int64)
     if self.gather.targets is None: return self.gather(ids)[1]
+    if 4*len(ids) >= len(self.index): return np.concatenate(self.gather.targets)[ids].astype(self.gather.y_dtype, copy=False)
     ds, rows = self.index.locate(ids)
     out = np.zeros((len(ids), *self.schema.y_shape), self.gather.y_dtype)
     order = np.argsort(ds, kind='stable')

@@ -14,9 +14,9 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from .index import View
 from .leak import minus
-from .split import merge, pieces, runs
+from .split import covered, merge, pieces
 from .splitter import as_meta
-from .subset import Parts, as_splits
+from .subset import as_splits, call_splitter, rows_of_each
 
 # %% ../nbs/02d_show_splits.ipynb #684d18be
 COLORS = dict(train='#0072B2', valid='#F0A202', test='#882255', purged='#8C8C8C', unused='#EFEFEF')
@@ -24,7 +24,7 @@ _MORE = '#009E73', '#56B4E9', '#CC79A7', '#5F4B32'
 
 def _shares(index, view, line, weight, width, scale):
     "How much of each cell of a picture a view fills: (lines, width), 0 … 1"
-    ds, row, n = pieces(index, *merge(*runs(view)))
+    ds, row, n = pieces(index, *covered(view))
     out = np.zeros((int(line.max(initial=-1)) + 1, width + 1))
     for at, sign in ((row, 1), (row + n, -1)):
         x = at * scale[ds]
@@ -37,7 +37,7 @@ def _lines(index, layers, height):
     "The line of each dataset; where lines are shared, like datasets are brought together: by their subsets, then by length"
     n = len(index.lens)
     if height == n: return np.arange(n)
-    share = [np.bincount(ds, k, n) / np.maximum(index.lens, 1) for ds, _, k in (pieces(index, *merge(*runs(v))) for v, _ in layers.values())]
+    share = [rows_of_each(v, index) / np.maximum(index.lens, 1) for v, _ in layers.values()]
     line = np.empty(n, np.int64)
     line[np.lexsort([-index.lens, *reversed([-s.round(1) for s in share])])] = np.arange(n) * height // n
     return line
@@ -62,19 +62,21 @@ def show_splits(
     max_lines:int=400, # More datasets than this share lines; they are sorted then
 ): # The matplotlib axes
     "Draw which rows of each dataset are in which subset: one line per dataset over time"
+    if max_lines < 1: raise ValueError(f'max_lines is 1 or more, got {max_lines!r}.')
     meta = as_meta(meta)
-    purged = splits.purged if purged is None and isinstance(splits, Parts) else purged
+    splits = call_splitter(splits, meta)
+    purged = getattr(splits, 'purged', None) if purged is None else purged
     splits, n = as_splits(splits, meta), len(meta.index.lens)
     layers = {s: (v, COLORS.get(s) or _MORE[i % len(_MORE)]) for i, (s, v) in enumerate(splits.items())}
     if purged is not None and len(purged): layers['purged'] = purged, COLORS['purged']
     left = View(range(len(meta.index)), len(meta.index))
-    for v, _ in layers.values(): left = minus(left, *merge(*runs(v)))
+    for v, _ in layers.values(): left = minus(left, *covered(v))
     if len(left): layers['unused'] = left, COLORS['unused']
     height = min(n, max_lines)
     if ax is None: _, ax = plt.subplots(figsize=(8, .6 + min(4, max(1, .22*height))), layout='constrained')
     right = 1 if relative else max(1, int(meta.index.lens.max(initial=0)))
     if n: ax.imshow(_image(meta.index, layers, 600, height, relative), aspect='auto', interpolation='nearest', extent=(0, right, n, 0))
-    if 1 < n <= 40:
+    if 0 < n <= 40:
         ax.hlines(range(1, n), 0, right, color='white', lw=1)
         ax.set_yticks(np.arange(n) + .5, [str(s)[:24] for s in meta.names])
     else: ax.set_ylabel(f'{n:,} datasets' + (', sorted by subset and length' if n > height else ''), fontsize=8)

@@ -51,7 +51,7 @@ def _fail(spec, at, why):
 
 def did_you_mean(word, known):
     "Say which words are known, and which of them is nearest"
-    near = difflib.get_close_matches(str(word), list(known), 1, .5)
+    near = difflib.get_close_matches(str(word), list(known), 1)
     return f'Known: {", ".join(map(repr, known)) or "none"}.' + (f' Did you mean {near[0]!r}?' if near else '')
 
 # %% ../nbs/01a_spec.ipynb #9ef8f3e3
@@ -116,13 +116,18 @@ def _cut(part, split, shards, per, rounding):
     base = shards.starts[:-1] if per else 0
     return base + lo, base + hi
 
+def _as_shard(name, splits):
+    "Say how to write a dataset that is named as if it were a split"
+    at = next(((s, list(map(str, h.names)).index(name)) for s, h in splits.items() if not callable(h.names) and name in map(str, h.names)), None)
+    return f' Dataset {name!r} is written {at[0]}[{at[1]}shard].' if at else ''
+
 @patch
 def ranges(self:_Slice, splits, per=None, rounding=None):
     "Tell `(split, starts, stops)` of a component"
     if per not in (None, 'dataset'): raise ValueError(f"per is None or 'dataset', got {per!r}.")
     if rounding not in (None, *ROUNDINGS): raise ValueError(f'Unknown rounding {rounding!r}. {did_you_mean(rounding, ROUNDINGS)}')
     if self.split == 'all': return [(s, *_cut(self, s, splits[s], per, rounding)) for s in splits]
-    if self.split not in splits: self.fail('name', f'unknown split {self.split!r}. {did_you_mean(self.split, [*splits, "all"])}')
+    if self.split not in splits: self.fail('name', f'unknown split {self.split!r}. {did_you_mean(self.split, [*splits, "all"])}{_as_shard(self.split, splits)}')
     return [(self.split, *_cut(self, self.split, splits[self.split], per, rounding or self.rounding))]
 
 # %% ../nbs/01a_spec.ipynb #1ce73410

@@ -17,6 +17,14 @@ from .source import Coded
 # %% ../nbs/00a_target.ipynb #a5846e86
 def _is_bag(o): return isinstance(o, (list, tuple, set, frozenset)) and all(isinstance(v, str) for v in o)
 
+def _as_labels(y):
+    "A list of labels or numbers as an array; numpy would turn 1 or NaN among texts into text"
+    a = np.asarray(y)
+    if a.dtype.kind not in 'US' or a.ndim > 1: return a
+    odd = [r for r, v in enumerate(y) if not isinstance(v, (str, bytes))]
+    if any(not pd.isna(y[r]) for r in odd): raise TypeError(f'labels are text, but row {odd[0]} has {y[odd[0]]!r}, a {type(y[odd[0]]).__name__}')
+    return np.array(y, dtype=object) if odd else a
+
 def as_target(
     y, # Targets of one dataset: array, list, `L`, Series, tensor, `Coded` or `None`
     kind:str=None, # Treat as 'class', 'multi' or 'float', whatever they look like
@@ -29,9 +37,11 @@ def as_target(
         if codes.dtype.kind in 'iu': return 'class', vocab[codes]
         return 'multi', [vocab[np.flatnonzero(row)].tolist() for row in codes]
     if hasattr(y, 'detach'): y = y.detach().cpu().numpy()
-    if not hasattr(y, 'dtype') or y.dtype == object:
+    if hasattr(y, 'columns'): y = y.to_numpy()
+    if not hasattr(y, 'dtype') or y.dtype == object and y.ndim == 1:
         y = list(y)
         if y and kind != 'class' and all(map(_is_bag, y)): return 'multi', [list(o) for o in y]
+        y = _as_labels(y)
     a = np.asarray(y)
     if a.dtype.kind not in 'fiubUSO': raise TypeError(f'targets of dtype {a.dtype} are neither labels nor numbers')
     if kind == 'float': return 'float', a.astype(np.float32)
