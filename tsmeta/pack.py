@@ -117,7 +117,7 @@ def label_array(
     "See a label of all rows as an array that a plain file can hold"
     a = np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values)
     if a.dtype == object and all(isinstance(o, str) for o in a.ravel()): a = a.astype(str)
-    if a.dtype.kind not in 'fiubUMmc': raise TypeError(f'Label {name!r} holds {a.dtype}; only numbers, dates and text can be written.')
+    if a.dtype.kind not in 'fiubUSMmc': raise TypeError(f'Label {name!r} holds {a.dtype}; only numbers, dates and text can be written.')
     if a.ndim == 0 or len(a) != n: raise ValueError(f'Label {name!r} has {len(a) if a.ndim else 1:,} values for {n:,} rows.')
     return a
 

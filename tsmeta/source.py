@@ -318,6 +318,7 @@ def to_source(
 ):
     "Adapt one dataset, whatever it is, to a source"
     if all(hasattr(x, a) for a in ('open', 'shape', 'lazy', 'window')): return x
+    if hasattr(x, 'as_source'): return x.as_source()
     y = None
     if _is_pair(x): x, y = x[0], x[1] if len(x) == 2 else None
     if isinstance(x, (str, Path)): return FileSource(x, y)
