@@ -27,7 +27,7 @@ from .learner import score_by
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 from .store import Store
 from .streams import TSStreamLoader
-import tsmeta.pack, tsmeta.remote, tsmeta.state
+import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, tsmeta.remote, tsmeta.state, tsmeta.view
 
 # %% ../nbs/12_all.ipynb #7eb93454
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
