@@ -239,5 +239,5 @@ def run_demo(
     _show(scores)
     files = {'learner': out/'learner.pkl', 'predictions': out/'predictions.csv', 'scores of recordings': out/'scores.csv', 'recordings': out/'recordings',
              **save_pictures(predictions, watch_windows(table[table.person.isin(HELD_OUT)].reset_index(drop=True), stride), out)}
-    say('\n'.join(f'{what:>26}  {os.path.relpath(f)}' for what, f in files.items()))
+    say('\n'.join(f'{what:>28}  {os.path.relpath(f)}' for what, f in files.items()))
     return files

@@ -49,7 +49,7 @@ def _schema(learn, dl):
 # %% ../nbs/10_learner.ipynb #f6fa1f4d
 def _cells(a):
     "One cell per row: a value, or a tuple where a row has several"
-    a = a.reshape(len(a), -1)
+    a = a.reshape(len(a), int(np.prod(a.shape[1:])))
     return a[:, 0] if a.shape[1] == 1 else pd.Series([tuple(o) for o in a.tolist()], dtype=object)
 
 def target_cells(

@@ -42,7 +42,7 @@ def read_array_pickle(
         except ValueError as e: raise ValueError(f'{path} is not a readable .npy file: {e}') from None
         if not dtype.hasobject: raise ValueError(f'{path} holds plain numbers, no pickled object: use numpy.load.')
         try: return ArrayUnpickler(f).load().reshape(shape)[()]
-        except (pickle.UnpicklingError, EOFError, AttributeError, TypeError, IndexError) as e: raise ValueError(f'{path} is cut short or damaged: {e}') from None
+        except Exception as e: raise ValueError(f'{path} cannot be read: {e}') from None
 
 # %% ../nbs/00d_watch.ipynb #488637ca
 def package_file(
