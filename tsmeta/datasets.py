@@ -16,7 +16,7 @@ from fastcore.basics import patch
 import tsmeta.face
 from .leak import apply_policy
 from .meta import SchemaFacts, TSMetaDataset
-from .split import Selection, Splits, map_spec
+from .split import Selection, Splits, instruction, map_spec
 from .subset import Parts, as_splits, call_splitter, describe_lines, holds_parts, left_out
 
 # %% ../nbs/07c_datasets.ipynb #272d8a29
@@ -50,9 +50,16 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
         if isinstance(i, (int, np.integer)):
             if not -len(names) <= i < len(names): raise IndexError(f'Asked for part {i}, but there are {len(names)}: {", ".join(names)}.')
             i = names[i]
-        if not isinstance(i, str) or i not in names: return map_spec(i, self.splits, lambda s: self.metadataset.part(Selection(self.splits, s)))
-        if i not in self._parts: self._parts[i] = self.metadataset.part(self.splits.views[i], min(1, names.index(i)))
+        if not isinstance(i, str) or i not in names: return map_spec(i, self.splits, self._select)
+        if i not in self._parts: self._parts[i] = self.metadataset.part(self.splits.views[i], self._role(i))
         return self._parts[i]
+
+    def _role(self, name):
+        "0 for what is trained on, 1 for anything else: decides which transforms run"
+        return int(name != ('train' if 'train' in self.splits else next(iter(self.splits))))
+    def _select(self, spec):
+        parts = [name for name, *_ in instruction(spec).ranges(self.splits.shards)]
+        return self.metadataset.part(Selection(self.splits, spec), max(map(self._role, parts)))
 
     def __getitem__(self, i): return self.subset(i)
     def __len__(self): return len(self.splits)
