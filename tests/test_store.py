@@ -111,11 +111,22 @@ def test_executors_give_the_same_bytes(tmp_path):
     assert files['here'] == files['processes'] == files['threads'] and len(files['here']) > 6
 
 
+DASK = '''
+import sys
+sys.path.insert(0, sys.argv[2])
+from distributed import Client, LocalCluster
+from test_store import pack, ward
+with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
+    got = pack(ward(n=9), sys.argv[1] + '/dask', part_rows=10, executor=client.get_executor())
+assert got.key == pack(ward(n=9), sys.argv[1] + '/here', part_rows=10).key
+print('fine')
+'''
+
+
 def test_dask_cluster(tmp_path):
-    distributed = pytest.importorskip('distributed')
-    with distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, distributed.Client(cluster) as client:
-        got = pack(ward(n=9), tmp_path/'dask', part_rows=10, executor=client.get_executor())
-    assert got.key == pack(ward(n=9), tmp_path/'here', part_rows=10).key
+    pytest.importorskip('distributed')
+    done = subprocess.run([sys.executable, '-c', DASK, str(tmp_path), str(ROOT/'tests')], capture_output=True, text=True, timeout=120, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert done.stdout.strip() == 'fine', done.stderr
 
 
 def test_progress_and_resume(tmp_path):

@@ -14,7 +14,7 @@ from pathlib import Path
 # %% ../nbs/03c_remote.ipynb #7315359d
 from .files import library
 from .disk import locked, safe_path, sha256_of, sweep, write_whole
-from .store import MANIFEST, Store, mend, unseal
+from .store import MANIFEST, Store, open_here, unseal
 
 # %% ../nbs/03c_remote.ipynb #d289131e
 def cache_folder():
@@ -60,6 +60,4 @@ def open_store(
     root = os.fspath(root)
     if root.startswith('file://'): root = root[7:]
     elif '://' in root: root = fetch(root, cache)
-    store = Store(root)
-    mend(store)
-    return store
+    return open_here(root)

@@ -76,6 +76,11 @@ def _short(ds, y, n=40):
     return text if len(text) <= n else text[:n-1] + '…'
 
 # %% ../nbs/07e_show.ipynb #0efc54fe
+def _first(b):
+    "The first tensor of a batch, however its inputs are nested"
+    while isinstance(b, (dict, list, tuple)): b = next(iter(b.values() if isinstance(b, dict) else b))
+    return b
+
 class Asked:
     "The rows of a loader, which notes the ones that somebody takes out: fastai's `Interpretation` takes rows out, then draws them"
     def __init__(self, dl): self.dl, self.iloc = dl, self
@@ -96,12 +101,12 @@ class ShowRows:
         "Global ids of all rows"
         return Asked(self)
 
-    def _saw(self, b): self._seen, self._asked = weakref.ref(b[0]), None
+    def _saw(self, b): self._seen, self._asked = weakref.ref(_first(b)), None
 
     def _places(self, b, n):
         "Where the first rows of a batch come from, if that is known"
-        ids = self._asked if self._asked is not None else self._ids if self._seen is not None and self._seen() is b[0] else None
-        return self.dataset.titles(ids[:n]) if ids is not None and len(ids) == len(b[0]) else ['']*n
+        ids = self._asked if self._asked is not None else self._ids if self._seen is not None and self._seen() is _first(b) else None
+        return self.dataset.titles(ids[:n]) if ids is not None and len(ids) == len(_first(b)) else ['']*n
 
     def _one_row(self, n):
         "A batch that is one row `n` times over, transformed anew each time"
