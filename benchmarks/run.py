@@ -1,9 +1,9 @@
-"Run the benchmarks and write benchmarks/results: `python benchmarks/run.py [loaders] [parts] [training] [faults]`"
+"Run the benchmarks and write benchmarks/results: `python benchmarks/run.py [loaders] [parts] [training] [faults] [store]`"
 import subprocess, sys, time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ALL = 'loaders', 'parts', 'training', 'faults'
+ALL = 'loaders', 'parts', 'training', 'faults', 'store'
 
 
 def main():

@@ -8,7 +8,7 @@ from tsmeta.datasets import TSMetaDatasets
 from tsmeta.index import View
 from tsmeta.leak import check_leakage
 from tsmeta.meta import TSMetaDataset
-import tsmeta.recordings
+import tsmeta.load, tsmeta.recordings
 from tsmeta.show_splits import show_splits
 from tsmeta.subset import describe
 from tsmeta.splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
@@ -65,6 +65,7 @@ WRONG = [
     (lambda: SklearnSplitter(5), TypeError, 'is an object with a method split'), (lambda: SklearnSplitter(Odd), TypeError, 'is an object with a method split'), (lambda: SklearnSplitter(Odd(), per=1), ValueError, 'per is None'),
     (lambda: meta.split(SklearnSplitter(Odd())), ValueError, 'cannot split the 40 rows of 3 datasets: no such thing'),
     (lambda: bare.split(SklearnSplitter(StratifiedKFold(2))), ValueError, 'no targets'), (lambda: check_leakage(meta, mds, gap=-1), ValueError, 'gap is'), (lambda: show_splits(meta, mds, max_lines=0), ValueError, 'max_lines'),
+    (lambda: meta.split([], [0, 1]).dataloaders(), ValueError, "nothing to train on: the part 'train' has no rows"),
     # parts and selections
     (lambda: mds['vaild'], ValueError, "Did you mean 'valid'"), (lambda: mds[5], IndexError, 'Asked for part 5'), (lambda: mds[1.5], TypeError, 'got float'), (lambda: mds[0:1], TypeError, 'got slice'),
     (lambda: mds.test, IndexError, "no part 'test'"), (lambda: mds.splits[5], IndexError, 'Asked for split 5'), (lambda: meta['train[:75%]'], IndexError, "got the text 'train"),

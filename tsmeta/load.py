@@ -313,6 +313,7 @@ def dataloaders(self:TSMetaDatasets,
     **kwargs,
 )->TSMetaDataLoaders:
     "Make one loader per part"
+    if not len(self.train): raise ValueError(f'There is nothing to train on: the part {next(iter(self.splits))!r} has no rows.')
     if val_bs is not None: bs = [bs] + [val_bs]*(len(self)-1)
     return self._dbunch_type.from_dsets(*self, bs=bs, **kwargs)
 

@@ -290,9 +290,7 @@ def append(self:Store,
         m.update(parts=before['parts'] + m['parts'], splits=before['splits'], version=f'{int(old.version.partition(".")[0]) + 1}.0')
         keep = {*before['parts'], *(h['ranges'] for h in before['splits'].values() if 'ranges' in h)}
         m['files'] = {**{k: v for k, v in before['files'].items() if k in keep}, **m['files']}
-        new = _finish(self.root, m, Store.of(self.root, seal({**m, 'meta': ''})), splits, old.about)
-    self.read(Path(self.root, MANIFEST).read_bytes())
-    return new
+        return _finish(self.root, m, Store.of(self.root, seal({**m, 'meta': ''})), splits, old.about)
 
 @patch
 def describe(self:Store,
@@ -301,8 +299,6 @@ def describe(self:Store,
     "Say something about the data in `meta.yaml`"
     if wrong := _FACTS & set(about): raise ValueError(f'{sorted(wrong)[0]!r} is a fact about the data, which follows from it.')
     with locked(self.root):
-        m = Store(self.root).manifest
-        major, minor = m['version'].split('.')
-        new = _commit(self.root, {**m, 'version': f'{major}.{int(minor)+1}'}, {k: v for k, v in {**self.about, **about}.items() if v is not None})
-    self.read(Path(self.root, MANIFEST).read_bytes())
-    return new
+        old = Store(self.root)
+        major, minor = old.version.split('.')
+        return _commit(self.root, {**old.manifest, 'version': f'{major}.{int(minor)+1}'}, {k: v for k, v in {**old.about, **about}.items() if v is not None})

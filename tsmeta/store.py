@@ -87,13 +87,13 @@ class StoreSources:
     def __reduce__(self): return _sources, (self.store,)
 
     def layout(self):
-        "Address, strides (bytes) and dtype of the rows of every dataset, and of the steps that follow them, if these are the target"
+        "Address, strides (bytes) and dtype of the rows of every dataset, and of the steps that follow them, if these are the target; and the maps to keep"
         s, t = self.store, self.store.table
         parts = [s.part(k) for k in range(len(s.files))]
         base, size = np.array([p.__array_interface__['data'][0] for p in parts]), np.array([p.itemsize for p in parts])
         per = np.array([p.strides if p.ndim == 3 else (size[k], p.strides[0], size[k]) for k, p in enumerate(parts)])[t['part']]
         x = dict(address=base[t['part']] + t['start']*per[:, 0], strides=per*np.column_stack([t['stride'], *np.ones((2, len(self)), np.int64)]),
-                 code=t['part'], dtypes=[p.dtype for p in parts])
+                 code=t['part'], dtypes=[p.dtype for p in parts], keep=parts)
         return dict(x=x, y=dict(x, address=x['address'] + s.row_shape[1]*per[:, 2]) if s.horizon else None)
 
 def _sources(store): return store.sources
@@ -110,7 +110,7 @@ class StoreTargets:
         "Address, strides (bytes) and dtype of the targets of every dataset"
         y = self.all[:, None, None] if self.all.ndim == 1 else self.all[:, None] if self.all.ndim == 2 else self.all
         address = y.__array_interface__['data'][0] + self.store.index.starts[:-1]*y.strides[0]
-        return dict(address=address, strides=np.broadcast_to(y.strides, (len(self), 3)), code=np.zeros(len(self), np.int64), dtypes=[y.dtype])
+        return dict(address=address, strides=np.broadcast_to(y.strides, (len(self), 3)), code=np.zeros(len(self), np.int64), dtypes=[y.dtype], keep=y)
 
 def _targets(store): return store.targets
 
