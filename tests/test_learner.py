@@ -157,7 +157,7 @@ def test_the_vocabulary_of_the_learner_counts():
     assert list(unlabelled.prediction) == ['a', 'b']
     with pytest.raises(ValueError, match='unknown label'): learn.predict_table(data=(X[:2], list('az')))
     short = learner(TSMetaDataset((X, list('abcc'))), [range(4), range(4)], Classes(2))
-    with pytest.raises(ValueError, match='gives 2 numbers per row, but there are 3 labels'): short.predict_table(with_loss=False)
+    with pytest.raises(ValueError, match='gives 2 numbers per row, but there are 3 labels'): short.predict_table()
 
 
 def test_several_labels_per_row():
@@ -268,3 +268,9 @@ def test_worst_rows_without_a_loss_are_the_surest_mistakes():
     t = made_up(6).drop(columns='loss')
     worst = worst_rows(t, 4, each=2)
     assert (worst.target != worst.prediction).all() and (np.diff(worst.probability) <= 0).all() and worst.dataset.value_counts().max() <= 2
+
+
+def test_models_that_answer_otherwise_are_refused():
+    class Pair(First):
+        def forward(self, x): return x[:, 0, :1] + self.w, x
+    with pytest.raises(TypeError, match='answers with one tensor, this one gives a tuple'): learner(numbered(), model=Pair()).predict_table()

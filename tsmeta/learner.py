@@ -18,9 +18,20 @@ from .load import TSMetaDataLoader
 
 # %% ../nbs/10_learner.ipynb #8dee4f88
 class Deliveries(Callback):
-    "Note the ids of the rows of every batch that the model saw"
-    def __init__(self, dl): self.dl_, self.ids = dl, []
-    def after_batch(self): self.ids.append(self.dl_.ids)
+    "Note the ids of the rows of every batch that the model saw, and that it answers in the form expected"
+    def __init__(self,
+        loader, # The `TSMetaDataLoader` that delivers
+        n:int=None, # Numbers per row that a model of classes has to give
+        axis:int=1, # Where they stand
+    ): self.loader, self.n, self.axis, self.ids = loader, n, axis, []
+
+    def after_pred(self):
+        if not isinstance(self.pred, torch.Tensor):
+            raise TypeError(f'A table needs a model that answers with one tensor, this one gives a {type(self.pred).__name__}.')
+        if self.n and self.pred.shape[self.axis] != self.n:
+            raise ValueError(f'The model gives {self.pred.shape[self.axis]} numbers per row, but there are {self.n} labels.')
+
+    def after_batch(self): self.ids.append(self.loader.ids)
 
 def _ours(dl):
     if isinstance(dl, TSMetaDataLoader): return dl
@@ -71,10 +82,7 @@ def _activation(loss_func, kind, axis):
 
 def _decode(schema, p, axis, thresh):
     "Predicted codes or numbers, and the probability of each row's prediction (the mean, where a row has several)"
-    if schema.kind == 'class':
-        if p.shape[axis] != len(schema.vocab):
-            raise ValueError(f'The model gives {p.shape[axis]} numbers per row, but there are {len(schema.vocab)} labels: {schema.vocab}.')
-        return p.argmax(axis), p.max(axis).reshape(len(p), -1).mean(1)
+    if schema.kind == 'class': return p.argmax(axis), p.max(axis).reshape(len(p), -1).mean(1)
     if schema.kind == 'multi': return p > thresh, np.where(p > thresh, p, 1-p).mean(1)
     return p, None
 
@@ -90,8 +98,8 @@ def predict_table(self:Learner,
 )->pd.DataFrame: # dataset, name, row, start, end (of windows), info columns, target, prediction, probability, loss
     "Predict, and say for each row where it comes from, what it is, and what the model takes it for"
     dl = _loader(self, ds_idx, dl, data, kwargs)
-    schema, seen, meta = _schema(self, dl), Deliveries(dl), dl.dataset
-    axis = getattr(self.loss_func, 'axis', 1)
+    schema, meta, axis = _schema(self, dl), dl.dataset, getattr(self.loss_func, 'axis', 1)
+    seen = Deliveries(dl, len(schema.vocab) if schema.kind == 'class' else None, axis)
     labelled = meta.targets(np.zeros(0, np.int64)) is not None
     if not len(meta): return _table(meta, np.zeros(0, np.int64), labelled and schema, [], None, None)
     with meta.set_split_idx(1):

@@ -38,7 +38,7 @@ def _name_worst(ax, scores, y, n):
     floor = (low if up > 0 else -high) + step*(np.arange(n) + .5)
     for k, v in enumerate(up*np.maximum(at[::-1], floor)):
         ax.annotate(f'{scores.name[k]}   {y[k]:.2f}', (k, y[k]), (n - .5 + .02*len(y), v), va='center', fontsize=8.5, color='#333333',
-                    arrowprops=dict(arrowstyle='-', color='#bbbbbb', lw=.7, shrinkA=2, shrinkB=4))
+                    arrowprops=dict(arrowstyle='-', color='#bbbbbb', lw=.7, shrinkA=1, shrinkB=4, relpos=(0, .5)))
 
 def plot_scores(
     scores, # From `score_by`: one line per dataset or group, worst first
@@ -53,7 +53,7 @@ def plot_scores(
     mean = np.average(y, weights=scores.rows)
     ax.axhline(mean, color='#333333', lw=1, ls=(0, (5, 3)), zorder=1)
     ax.annotate(f'all rows: {mean:.2f}', (n-1, mean), (0, -4), textcoords='offset points', ha='right', va='top', fontsize=9, color='#333333')
-    ax.set(ylim=(-.04, 1.04) if what == 'accuracy' else (0, None), xlabel=f'{n:,} of them, worst first', ylabel=what, xlim=(-.015*n-.6, n-.4+.015*n))
+    ax.set(ylim=(-.04, 1.04) if what == 'accuracy' else (0, None), xlabel=f'{n:,} {"datasets" if "dataset" in scores else "groups"}, worst first', ylabel=what, xlim=(-.015*n-.6, n-.4+.015*n))
     style = dict(s=np.clip(2400/n, 5, 55), lw=.4 if n < 300 else 0, edgecolor='white', zorder=3, clip_on=False)
     shown = _groups(scores[color]) if color else []
     rest = ~scores[color].isin(shown) if color else np.ones(n, bool)
