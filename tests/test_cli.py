@@ -29,7 +29,6 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert spent < .5, f'tsmeta --help takes {spent:.2f} s of processor time'
     code = 'import sys, tsmeta.cli; print(sorted({"torch", "fastai", "numpy", "pandas", "tsai", "matplotlib"} & sys.modules.keys()))'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.strip() == '[]'
-    assert min(times) < 1, f'tsmeta --help takes {min(times):.2f} s'
 
 
 @pytest.mark.parametrize('args, want', [([], (3, 5, 50, 2)), (['--quick'], (1, 2, 100, 4)), (['--quick', '--seeds', '2'], (2, 2, 100, 4)), (['--epochs', '1'], (3, 1, 50, 2))])
