@@ -60,7 +60,7 @@ def test_the_page(loaders, tmp_path):
 def test_every_validation_size(bs):
     X = np.arange(33_000, dtype=np.float32)[:, None, None]
     meta = TSMetaDataset([X[:17], X[17:20_000], X[20_000:]])
-    for n in [*range(1, 301), *range(32_700, 32_801, 7), 32_705, 32_767]:
+    for n in [*range(1, 301), *range(32_700, 32_801)]:
         dl = TSMetaDataLoaders.from_dsets(meta, meta.subset(range(n)), bs=bs, device='cpu').valid
         sizes = [len(x) for x, in dl]
         assert sum(sizes) == n and min(sizes) > 0 and len(sizes) == len(dl) and max(sizes) <= bs
