@@ -16,7 +16,7 @@ from torch import nn
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.learner import score_by
 from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
-from tsmeta.meta import TSMetaDataset, TensorSeries
+from tsmeta.meta import TSMetaDataset, series_type
 from tsmeta.plots import plot_confusion, plot_row, plot_scores, plot_worst, worst_rows
 
 
@@ -184,9 +184,10 @@ def test_several_numbers_per_row():
 
 
 def test_augmentation_stays_in_training():
+    x_type = series_type()
     class Shift(Transform):
         split_idx = 0
-        def encodes(self, x: TensorSeries): return x + 1000
+        def encodes(self, x: x_type): return x + 1000
     meta = numbered()
     dls = TSMetaDatasets(meta, [range(59), range(59)], leak='allow').dataloaders(bs=8, seed=0, batch_tfms=[Shift()])
     learn = Learner(dls, First())
@@ -200,7 +201,9 @@ def test_loaders_that_do_not_know_their_rows():
     learn = Learner(DataLoaders(dl, dl), First(), loss_func=MSELossFlat())
     for kw in (dict(), dict(dl=dl), dict(data=np.zeros((1, 2, 4)))):
         with pytest.raises(TypeError, match='Only a TSMetaDataLoader knows'): learn.predict_table(**kw)
-    learn = Learner(DataLoaders(dl, dl), First(), loss_func=MSELossFlat())
+    dls = DataLoaders(dl, dl)
+    dls._device = torch.device('cpu')
+    learn = Learner(dls, First(), loss_func=MSELossFlat())
     learn.remove_cbs([cb for cb in learn.cbs if isinstance(cb, ProgressCallback)])
     right(learn.predict_table(dl=TSMetaDataLoader(numbered())), 59)
 

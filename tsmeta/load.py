@@ -111,6 +111,11 @@ def _one_pass(self:TSMetaDataLoader):
     self._n_inp, self._types = self.dataset.n_inp, {tuple: self.dataset.types}
 
 @patch
+def __getstate__(self:TSMetaDataLoader):
+    "Types depend on whether tsai is loaded, so they stay behind and are found anew"
+    return {k: v for k, v in self.__dict__.items() if k != '_types'}
+
+@patch
 def _job(self:TSMetaDataLoader, order=None): return BatchJob(self.dataset, self.plan, order)
 
 @patch
