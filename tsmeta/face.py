@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from fastcore.foundation import L
 
 # %% ../nbs/07b_face.ipynb #4a26cb83
-from .source import to_source
+from .adapt import to_source
 from .target import some
 import tsmeta.recordings
 from .meta import TSMetaDataset
