@@ -13,6 +13,7 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% ../nbs/05_gather.ipynb #1a059c96
+from .channels import SIDES
 from .files import file_limit
 from .index import Index, HAS_NUMBA, compiled, locate1
 
@@ -60,15 +61,50 @@ if HAS_NUMBA:
 # %% ../nbs/05_gather.ipynb #0386dc11
 if HAS_NUMBA:
     @compiled
+    def _steps(src, ss, kind, out, k, v, first, last):
+        for s in range(first, last):
+            a = src + (s - first)*ss
+            if kind == 1: out[k, v, s] = read_f4(a)
+            elif kind == 2: out[k, v, s] = read_f8(a)
+            elif kind == 3: out[k, v, s] = read_i2(a)
+            elif kind == 4: out[k, v, s] = read_i4(a)
+            else: out[k, v, s] = read_i8(a)
+
+    @compiled
     def _copy(src, vs, ss, kind, out, k):
+        for v in range(out.shape[1]): _steps(src + v*vs, ss, kind, out, k, v, 0, out.shape[2])
+
+    @compiled
+    def _fill_in(p, values, out, k, v, first, last):
+        "What a frame adds before, between and after the steps that were copied"
+        edge, nan = values[0] if p >= 0 else values[2] if p == -1 else np.float32(0), values[1]
+        out[k, v, :first] = edge
+        out[k, v, last:] = edge
+        if p == -1 or p == -3: out[k, v, first:last] = edge
+        elif p == -2: out[k, v, first:last] = 1
+        elif p <= -4:
+            for s in range(first, last): out[k, v, s] = 1 if np.isnan(out[k, v, s]) else 0
+        elif nan == nan:
+            for s in range(first, last):
+                if np.isnan(out[k, v, s]): out[k, v, s] = nan
+
+    @compiled
+    def _frame(src, vs, ss, kind, line, variables, values, out, k):
+        "Copy a row into its frame; `line`: steps of a row (-1: address and steps stand in a table), side"
+        n, nl = line[0], out.shape[2]
+        if n < 0:
+            src, n = read_i8(src), read_i8(src + 8)
+            vs = n*ss
+        at = 0 if line[1] == 0 else n - nl if line[1] == 1 else (n - nl)//2
+        first = max(0, -at)
+        last = max(first, min(nl, n - at))
         for v in range(out.shape[1]):
-            for s in range(out.shape[2]):
-                a = src + v*vs + s*ss
-                if kind == 1: out[k, v, s] = read_f4(a)
-                elif kind == 2: out[k, v, s] = read_f8(a)
-                elif kind == 3: out[k, v, s] = read_i2(a)
-                elif kind == 4: out[k, v, s] = read_i4(a)
-                else: out[k, v, s] = read_i8(a)
+            p = variables[v]
+            if p >= 0 or p <= -4:
+                a = src + (p if p >= 0 else -4-p)*vs + (first + at)*ss
+                if kind == 1 and ss == 4: _memcpy(out.ctypes.data + ((k*out.shape[1] + v)*nl + first)*4, a, (last - first)*4)
+                else: _steps(a, ss, kind, out, k, v, first, last)
+            _fill_in(p, values, out, k, v, first, last)
 
     @compiled
     def _find(ids, starts, guess, shift, table, src, ds, todo):
@@ -90,7 +126,7 @@ if HAS_NUMBA:
         return left
 
     @compiled
-    def _take(ids, starts, guess, shift, table, strides, xo, yo, todo):
+    def _take(ids, starts, guess, shift, table, strides, frames, xo, yo, todo):
         "Copy rows, asking for the memory of rows to come meanwhile; returns what `_find` does"
         n, nv, nl = xo.shape
         src, ds = np.empty((n + _AHEAD, 2), np.int64), np.empty(n, np.int64)
@@ -98,13 +134,16 @@ if HAS_NUMBA:
         if left < 0: return left
         src[n:] = src[0]
         dst, nbytes, labels, one = xo.ctypes.data, nv*nl*4, yo.size > 0, yo.size == n
+        lines, variables, values = frames
+        framed = len(lines) > 0
         for k in range(n):
             for line in range(0, min(nbytes, 2048), 64): _prefetch(src[k+_AHEAD, 0] + line)
             if labels: _prefetch(src[k+_AHEAD, 1])
             d = ds[k]
             if d < 0: continue
             t, s = table[d], strides[d]
-            if t[_BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
+            if framed and lines[d, 1] >= 0: _frame(src[k, 0], s[0], s[1], t[_X_KIND], lines[d], variables[d], values[d], xo, k)
+            elif t[_BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
             elif t[_X_KIND] == 1 and s[1] == 4:
                 for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)
             else: _copy(src[k, 0], s[0], s[1], t[_X_KIND], xo, k)
@@ -124,6 +163,11 @@ def _lines(n):
     skip = -raw.ctypes.data % 64//8
     return raw[skip:skip + 8*n].reshape(n, 8)
 
+def _no_frames(n, nv):
+    "For each dataset: steps of a row and side (-1: not in a frame); its variables; what is filled in, put in place of NaN, and into absent variables"
+    lines = np.full((n, 2), -1, np.int64)
+    return lines, np.zeros((n, nv), np.int64), np.full((n, 3), np.nan, np.float32)
+
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
 class Gather:
@@ -138,7 +182,7 @@ class Gather:
         lens = sources.lens if hasattr(sources, 'layout') else [len(s) for s in self.sources]
         self.index, self.shape = Index(lens), tuple(self.sources[0].shape)
         horizon = self.sources[0].horizon
-        self.y_shape = (self.shape[0], horizon) if horizon else None if targets is None else tuple(targets[0].shape[1:])
+        self.y_shape = (getattr(self.sources[0], 'y_vars', self.shape[0]), horizon) if horizon else None if targets is None else tuple(targets[0].shape[1:])
         self.y_dtype = np.dtype('int64' if targets is not None and targets[0].dtype.kind in 'iub' else 'float32')
         self._build()
 
@@ -150,7 +194,9 @@ class Gather:
         self._views, self._open = [(None, None)]*n, OrderedDict()
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, _Y_KIND] = 1
+        self._kept, self._frames = {}, _no_frames(0, 0)
         if hasattr(self.sources, 'layout'): return self._fill()
+        if any(hasattr(s, 'core') for s in self.sources): self._frames = _no_frames(n, self.shape[0])
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
 
@@ -171,12 +217,27 @@ class Gather:
         if y is None and self.targets is not None: y = self.targets[d]
         self._views[d] = x, y
         line, steps = self._table[d], self._strides[d]
+        if x is None and hasattr(self.sources[d], 'core'): self._register_frame(d)
         for i, v in enumerate((x, y)):
             if v is None: continue
             v = _three_axes(v)
             kind = _KINDS.get(v.dtype, 0) if v.dtype.isnative else 0
             line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
         if x is not None: line[_N], line[_BLOCK] = len(x), line[_X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
+
+    def _register_frame(self, d):
+        "Write the line of dataset `d`, whose rows are copied into a frame from the array, or from the addresses, that its source gives"
+        src, line, strides = self.sources[d], self._table[d], self._strides[d]
+        x, table = self._kept[d] = src.core()
+        dtype = src.src.dtype
+        kind = _KINDS.get(dtype, 0) if dtype.isnative else 0
+        if x is not None: at, steps = (x.__array_interface__['data'][0], x.strides[0]), (*x.strides[1:], x.shape[2])
+        elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
+        else: return
+        line[:3], line[_N], strides[:2] = (*at, kind), len(src), steps[:2]
+        lines, variables, values = self._frames
+        lines[d], variables[d] = (steps[2], SIDES.index(src.side)), src.variables
+        values[d] = src.fill, np.nan if src.nan is None else src.nan, src.absent
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -190,7 +251,7 @@ def __call__(self:Gather,
     n, y_shape = len(ids), self.y_shape
     xo, yo = np.empty((n, *self.shape), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
     todo = np.empty(n, np.int64)
-    if HAS_NUMBA: left = _take(ids, *self._where, self._table, self._strides, xo, yo, todo)
+    if HAS_NUMBA: left = _take(ids, *self._where, self._table, self._strides, self._frames, xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo)
@@ -216,6 +277,7 @@ def _opened(self:Gather, d):
             if hasattr(src, 'read'): return None, None if self.targets is None else self.targets[d]
             old, _ = self._open.popitem(last=False)
             self._views[old], self._table[old, _X_KIND] = (None, None), 0
+            self._kept.pop(old, None)
         self._register(d, *src.open())
         self._open[d] = True
     return self._views[d]
