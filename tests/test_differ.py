@@ -17,6 +17,7 @@ from tsmeta.meta import TSMetaDataset
 from tsmeta.missing import Missing
 from tsmeta.policies import Vars
 from tsmeta.source import ArraySource, FileSource, check_source
+from tsmeta.times import Times
 
 import tsmeta.all
 
@@ -233,3 +234,51 @@ def test_wrong_requests():
         with pytest.raises(error, match=says): TSMetaDataset(dict(a=A, b=B), **kw)
     A[1, 1, 3] = np.nan
     with pytest.raises(ValueError, match="'a' \\(0\\), row 1, variable 1: a value is missing"): TSMetaDataset(dict(a=A), missing='error')
+
+
+@quick
+@given(seed=st.integers(0, 2**32), window=st.integers(1, 6), stride=st.integers(1, 9), horizon=st.integers(0, 2), gap=st.integers(0, 4), share=st.sampled_from([.2, .4]))
+def test_windows_cross_no_gap_and_splits_share_no_step(seed, window, stride, horizon, gap, share):
+    rng = np.random.default_rng(seed)
+    times = [np.cumsum(rng.choice([1, 1, 1, 1, 5], n)) for n in rng.integers(20, 60, 2)]
+    recs = [np.stack([np.arange(len(t)), -t]).astype('f4') for t in times]
+    want = [(d, s) for d, t in enumerate(times) for run in np.split(np.arange(len(t)), np.flatnonzero(np.diff(t) > 1) + 1)
+            for s in range(int(run[0]), int(run[-1]) + 2 - window - horizon, stride)]
+    assume(len(want) > 8)
+    meta = TSMetaDataset.from_recordings(recs, window=window, stride=stride, horizon=horizon, times=Times(times, max_gap=1))
+    w = meta.where(meta.ids())
+    assert list(zip(w.dataset, w.start)) == want and (w.end - w.start == window).all()
+    assert all(w.start_time[i] == times[d][s] and w.end_time[i] == times[d][s + window - 1] == times[d][s] + window - 1 for i, (d, s) in enumerate(want))
+    x, *y = meta[:]
+    for i, (d, s) in enumerate(want):
+        assert np.array_equal(x[i], recs[d][:, s:s+window])
+        if horizon: assert np.array_equal(y[0][i], recs[d][:, s+window:s+window+horizon])
+    try: parts = meta.split(tsmeta.all.EachSplitter(share, gap=gap))
+    except ValueError: return
+    steps = lambda part: {(d, s + k) for d, s in (want[i] for i in part.ids()) for k in range(window + horizon)}
+    train, valid = steps(parts.train), steps(parts.valid)
+    near = {(d, s + k) for d, s in train for k in range(-gap, gap + 1)}
+    assert not near & valid
+    cut = sorted(rng.choice(len(want), 2, replace=False))
+    sides = np.arange(cut[0]), np.arange(cut[0], cut[1])
+    shared = {(d, s + k) for d, s in (want[i] for i in sides[0]) for k in range(window + horizon)} & {(d, s + k) for d, s in (want[i] for i in sides[1]) for k in range(window + horizon)}
+    found = tsmeta.all.check_leakage(meta, [*map(list, sides)]) if len(sides[0]) and len(sides[1]) else ()
+    assert len(found) or not shared
+
+
+def test_times_reach_the_table(tmp_path):
+    rng = np.random.default_rng(0)
+    recs = dict(ann=rng.normal(size=(2, 300)).astype('f4'), bob=rng.normal(size=(2, 200)).astype('f4'))
+    np.save(tmp_path/'ann.npy', recs['ann'])
+    meta = TSMetaDataset.from_recordings({'ann': str(tmp_path/'ann.npy'), 'bob': recs['bob']}, window=20, y=list('uv'),
+                                         times=Times(start={'ann': '2026-01-01', 'bob': '2026-02-01'}, rate={'ann': 10, 'bob': 20}), ragged=Ragged('pad', mask=True))
+    dls = meta.split(tsmeta.all.EachSplitter(.3)).dataloaders(bs=8, seed=0, device='cpu')
+    learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(dls.vars*dls.len, dls.c)), path=tmp_path)
+    table = learn.predict_table()
+    bob = table[table.name == 'bob'].iloc[0]
+    assert bob.start_time == pd.Timestamp('2026-02-01') + pd.Timedelta(seconds=bob.start/20) and bob.end_time - bob.start_time == pd.Timedelta(seconds=19/20)
+    for bad, says in ((Times({'ann': [0, 1], 'bob': np.arange(200)}), "'ann' .0.: there are 300 steps but times of shape"), (Times(rate=-1), 'above 0'),
+                      ([np.arange(300)], '2 recordings but 1 times')):
+        with pytest.raises(ValueError, match=says): TSMetaDataset.from_recordings(recs, window=20, times=bad)
+    gaps = TSMetaDataset.from_recordings(recs, window=20, times=Times([np.r_[:100, 200:400], np.arange(200)], max_gap=1))
+    with pytest.raises(ValueError, match='1 gaps is not one recording'): gaps.pack(tmp_path/'store')

@@ -9,7 +9,7 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'TSStreamLoader', 'Ragged', 'Missing', 'Vars']
+           'Store', 'TSStreamLoader', 'Ragged', 'Missing', 'Vars', 'Times']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -17,6 +17,7 @@ from .adapt import ItemSource, to_source
 from .lengths import Ragged
 from .missing import Missing
 from .policies import Vars
+from .times import Times
 from .spec import ReadInstruction
 from .split import even_splits, split_for_process
 from .splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
@@ -37,4 +38,4 @@ import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, t
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-         'Store', 'TSStreamLoader', 'Ragged', 'Missing', 'Vars']
+         'Store', 'TSStreamLoader', 'Ragged', 'Missing', 'Vars', 'Times']

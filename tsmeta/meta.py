@@ -117,7 +117,7 @@ class RowTfm:
 
 class TSMetaDataset(SchemaFacts):
     "Many datasets that answer as one"
-    n_inp, split_idx, _raw = 1, None, None
+    n_inp, split_idx, _raw, _timed = 1, None, None, None
     @delegates(Policies.__init__)
     def __init__(self,
         dataset_list, # One dataset, a list, or a dict name → dataset; each an `(X, y)` pair, array, `.npy` path, source, or indexable
@@ -299,7 +299,7 @@ def count_missing(self:TSMetaDataset)->pd.DataFrame: # One line per dataset: `ro
 def new_empty(self:TSMetaDataset):
     "A metadataset without rows that keeps variables, steps and vocabulary"
     s, new = self.schema, copy.copy(self)
-    new._raw = None
+    new._raw = new._timed = None
     none = np.zeros((s.vars, 0), np.float32)
     src = WindowSource(none, s.len, horizon=s.horizon) if s.horizon else ArraySource(np.zeros((0, s.vars, s.len), np.float32))
     labelled = s.kind is not None and not s.horizon
