@@ -34,10 +34,10 @@ def _lines(n):
     return raw[skip:skip + 8*n].reshape(n, 8)
 
 def _no_frames(n, nv):
-    "For each dataset: steps of a row, side (-1: not in a frame) and what is filled in; its variables"
-    lines = np.zeros(n, FRAME)
+    "For each dataset: steps of a row, side (-1: not in a frame), what is filled in, and which of the lists of variables is its own"
+    lines = _lines(n).view(FRAME)[:, 0]
     lines['side'] = -1
-    return lines, np.zeros((n, nv), np.int64)
+    return lines, np.zeros((0, nv), np.int64)
 
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
@@ -65,7 +65,7 @@ class Gather:
         self._views, self._open = [(None, None)]*n, OrderedDict()
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, Y_KIND] = 1
-        self._kept, self._frames = {}, _no_frames(0, 0)
+        self._kept, self._patterns, self._frames = {}, {}, _no_frames(0, 0)
         if hasattr(self.sources, 'layout'): return self._fill()
         if any(hasattr(s, 'core') for s in self.sources): self._frames = _no_frames(n, self.shape[0])
         for d, s in enumerate(self.sources):
@@ -106,8 +106,10 @@ class Gather:
         elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
         else: return
         line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
-        lines, variables = self._frames
-        lines[d], variables[d] = (steps[2], SIDES.index(src.side), src.fill, np.nan if src.nan is None else src.nan, src.absent), src.variables
+        (lines, variables), known = self._frames, self._patterns
+        at = known.setdefault(src.variables.tobytes(), len(known))
+        if at == len(variables): self._frames = lines, np.concatenate([variables, src.variables[None]])
+        for k, v in zip(FRAME.names, (steps[2], SIDES.index(src.side), src.fill, np.nan if src.nan is None else src.nan, src.absent, at)): lines[k][d] = v
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'

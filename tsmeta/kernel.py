@@ -17,7 +17,7 @@ from .index import HAS_NUMBA, compiled, locate1
 KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 'int32', 'int64'])}
 X, X_ROW, X_KIND, Y, Y_ROW, Y_KIND, N, BLOCK = range(8)
 AHEAD = 12
-FRAME = np.dtype([('steps', 'i8'), ('side', 'i8'), ('fill', 'f8'), ('nan', 'f8'), ('absent', 'f8')])
+FRAME = np.dtype([('steps', 'i8'), ('side', 'i8'), ('fill', 'f8'), ('nan', 'f8'), ('absent', 'f8'), ('variables', 'i8'), ('', 'i8', 2)])
 
 def kind_of(
     dtype, # numpy dtype
@@ -103,9 +103,10 @@ if HAS_NUMBA:
     _set, _no_nan, _is_nan = _over(lambda builder, one, value: value), _over(_or), _over(_holes)
 
     @compiled
-    def _frame(src, vs, ss, kind, line, variables, nv, nl, dst, out, k):
-        "Copy a row into its frame; `line`, `variables`: addresses of what is known of its dataset; `dst`: where the row goes, which is `out[k]`"
-        n, side = read_i8(line), read_i8(line + 8)
+    def _frame(src, vs, ss, kind, line, variables, nl, dst, out, k):
+        "Copy a row into its frame; `line`: address of what is known of its dataset; `variables`: address of lists of variables; `dst`: that of `out[k]`"
+        n, side, nv = read_i8(line), read_i8(line + 8), out.shape[1]
+        variables += read_i8(line + 40)*nv*8
         fill, nan, absent = np.float32(read_f8(line + 16)), np.float32(read_f8(line + 24)), np.float32(read_f8(line + 32))
         if n < 0:
             src, n = read_i8(src), read_i8(src + 8)
@@ -131,7 +132,7 @@ if HAS_NUMBA:
 # %% ../nbs/05_kernel.ipynb #bddfe1e7
 if HAS_NUMBA:
     @compiled
-    def _find(ids, starts, guess, shift, table, src, ds, todo):
+    def _find(ids, starts, guess, shift, table, lines, src, ds, todo):
         "Look up dataset and addresses of each row; returns how many the loop cannot read (listed in `todo`), or -1-k if id k does not exist"
         total, left, first = starts[-1], 0, table.ctypes.data
         for k in range(len(ids)):
@@ -139,6 +140,7 @@ if HAS_NUMBA:
             if i < 0 or i >= total: return -1-k
             ds[k] = locate1(i, starts, guess, shift)
             _prefetch(first + ds[k]*64)
+            if len(lines): _prefetch(lines.ctypes.data + ds[k]*64)
         for k in range(len(ids)):
             d = ds[k]
             t, r = table[d], ids[k] - starts[d]
@@ -154,7 +156,7 @@ if HAS_NUMBA:
         "Copy rows, asking for the memory of rows to come meanwhile; returns what `_find` does"
         n, nv, nl = xo.shape
         src, ds = np.empty((n + AHEAD, 2), np.int64), np.empty(n, np.int64)
-        left = _find(ids, starts, guess, shift, table, src, ds, todo)
+        left = _find(ids, starts, guess, shift, table, frames[0], src, ds, todo)
         if left < 0: return left
         src[n:] = src[0]
         dst, nbytes, labels, one = xo.ctypes.data, nv*nl*4, yo.size > 0, yo.size == n
@@ -165,7 +167,7 @@ if HAS_NUMBA:
             d = ds[k]
             if d < 0: continue
             t, s = table[d], strides[d]
-            if framed and read_i8(first + d*40 + 8) >= 0: _frame(src[k, 0], s[0], s[1], t[X_KIND], first + d*40, variables + d*nv*8, nv, nl, dst + k*nbytes, xo, k)
+            if framed and read_i8(first + d*64 + 8) >= 0: _frame(src[k, 0], s[0], s[1], t[X_KIND], first + d*64, variables, nl, dst + k*nbytes, xo, k)
             elif t[BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
             elif t[X_KIND] == 1 and s[1] == 4:
                 for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)
