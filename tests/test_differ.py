@@ -282,3 +282,14 @@ def test_times_reach_the_table(tmp_path):
         with pytest.raises(ValueError, match=says): TSMetaDataset.from_recordings(recs, window=20, times=bad)
     gaps = TSMetaDataset.from_recordings(recs, window=20, times=Times([np.r_[:100, 200:400], np.arange(200)], max_gap=1))
     with pytest.raises(ValueError, match='1 gaps is not one recording'): gaps.pack(tmp_path/'store')
+
+
+def test_files_of_series_of_different_lengths(tmp_path):
+    series = {k: np.random.default_rng(k).normal(size=n) for k, n in enumerate((4, 9, 6))}
+    pd.concat([pd.DataFrame(dict(id=k, time=range(len(v)), hr=v, label='ab'[k % 2])) for k, v in series.items()]).to_csv(tmp_path/'a.csv', index=False)
+    meta = TSMetaDataset.open(tmp_path/'a.csv', ragged=Ragged('pad', side='left', value=np.nan))
+    want = np.stack([np.r_[np.full(9 - len(v), np.nan), v] for v in series.values()])[:, None].astype('f4')
+    assert np.array_equal(meta[:][0], want, equal_nan=True) and [meta.vocab[i] for i in meta.targets()] == list('aba')
+    assert np.array_equal(pickle.loads(pickle.dumps(meta))[[2, 0]][0], want[[2, 0]], equal_nan=True)
+    with pytest.raises(ValueError, match="1 variables x 4–9 steps: 'a' .0."): TSMetaDataset.open(tmp_path/'a.csv')
+    assert np.array_equal(meta.pack(tmp_path/'store')[:][0], want, equal_nan=True)
