@@ -8,6 +8,7 @@ import torch
 from fastai.learner import Learner, load_learner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from scipy.signal import resample_poly
 from tsmeta import gather as gather_room
 from tsmeta.channels import FILL, NANS, REAL, ZERO, Framed, RaggedSource
 from tsmeta.gather import Gather, check_gather
@@ -293,3 +294,31 @@ def test_files_of_series_of_different_lengths(tmp_path):
     assert np.array_equal(pickle.loads(pickle.dumps(meta))[[2, 0]][0], want[[2, 0]], equal_nan=True)
     with pytest.raises(ValueError, match="1 variables x 4–9 steps: 'a' .0."): TSMetaDataset.open(tmp_path/'a.csv')
     assert np.array_equal(meta.pack(tmp_path/'store')[:][0], want, equal_nan=True)
+
+
+@pytest.mark.parametrize('rate', [25, 100, 30, 12.5])
+def test_one_rate(tmp_path, rate):
+    rng, target = np.random.default_rng(0), 50
+    rec, row = rng.normal(size=(int(rate*8), 2)), rng.normal(size=(3, 2, int(rate*2)))
+    up, down = {25: (2, 1), 100: (1, 2), 30: (5, 3), 12.5: (4, 1)}[rate]
+    want = lambda x: resample_poly(x, up, down, axis=-1, padtype='line').astype('f4')
+    np.save(tmp_path/'r.npy', rec.T)
+    steps = np.repeat(list('ab'), len(rec)//2)
+    info = dict(rate=[rate, 50.])
+    meta = TSMetaDataset.from_recordings({'a': rec, 'b': rng.normal(size=(400, 2))}, window=60, stride=20, y=[steps, np.repeat('a', 400)], time_first=True, info=info, resample=target)
+    full = want(rec.T)
+    assert meta.lens[0] == (full.shape[1] - 60)//20 + 1 and (meta.schema.policies.resample, meta.len) == (50, 60)
+    for r in range(meta.lens[0]):
+        x, y = meta[r]
+        assert np.array_equal(x, full[:, 20*r:20*r+60]) and meta.vocab[y] == steps[min(len(steps)-1, (20*r + 59)*down//up)]
+    assert np.array_equal(TSMetaDataset.from_recordings([str(tmp_path/'r.npy')], window=60, info=dict(rate=[rate]), resample=target)[0][0], full[:, :60])
+    assert np.array_equal(meta.pack(tmp_path/'store')[:][0], meta[:][0])
+    timed = TSMetaDataset.from_recordings([rec.T], window=60, times=Times(start='2026-01-01', rate=rate), resample=target)
+    assert (timed.where([1]).start_time[0] - pd.Timestamp('2026-01-01')).total_seconds() == 60/target
+    rows = TSMetaDataset({'a': row, 'b': [np.zeros((2, n)) for n in (90, 70)]}, info=info, resample=target, ragged='crop')
+    assert rows.len == 70 and np.array_equal(rows[:3][0], want(row)[:, :, :70])
+    assert rows.summary().cropped.tolist() == [3*(want(row).shape[2] - 70), 20]
+    with pytest.raises(ValueError, match='sampled at different rates'): TSMetaDataset({'a': row, 'b': row}, info=info)
+    with pytest.raises(ValueError, match="nothing is known of 'new'"): rows.add_dataset(row)
+    assert rows.add_dataset(TSMetaDataset([np.zeros((1, 2, 200))], info=dict(rate=[100])))[0][0].shape == (2, 70)
+    with pytest.raises(ValueError, match='at which rate each recording is sampled'): TSMetaDataset.from_recordings([rec.T], window=60, resample=50)

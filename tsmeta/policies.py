@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from .channels import FILL, NANS, REAL, ZERO, Framed, one_shape
 from .lengths import Ragged, Stepped, common_steps, steps_range
 from .missing import Filled, Missing, refuse_missing
+from .rates import Resampled, one_rate, rates_of
 from .target import some
 
 # %% ../nbs/00g_policies.ipynb #e094001b
@@ -93,19 +94,20 @@ class Policies:
         sel_vars=None, # Keep only these variables, in this order: names or numbers
         sel_steps=None, # Keep only these steps of each row, before anything else: a slice or numbers
         missing='keep', # Values that are NaN: 'keep', 'error', a number, 'mean', 'median', 'ffill', 'linear', 'mask', a `Missing(…)`; or a dict dataset → one of these, '*' for those not named
+        resample:float=None, # Steps per second that all rows are to have; `info['rate']` says which they have
         per_variable:bool=False, # Every variable becomes a row of its own: each dataset becomes one per variable, 'dataset/variable'
     ):
         self.ragged, self.vars, self.sel_vars, self.sel_steps = _as(Ragged, ragged), _as(Vars, vars), sel_vars, sel_steps
         self.missing = {k: _as(Missing, v) for k, v in missing.items()} if isinstance(missing, dict) else _as(Missing, missing)
-        self.per_variable, self.data_vars, self.raw, self.partial, self.named = per_variable, None, None, [], False
+        self.resample, self.per_variable, self.data_vars, self.raw, self.partial, self.named = resample, per_variable, None, None, [], False
 
     @property
     def fitted(self):
         "Is it decided which variables and how many steps rows have?"
         return self.data_vars is not None
     def __repr__(self):
-        said = {k: getattr(self, k) for k in ('ragged', 'vars', 'sel_vars', 'sel_steps', 'missing', 'per_variable')}
-        plain = dict(ragged="Ragged('error')", vars="Vars('strict')", sel_vars='None', sel_steps='None', missing="Missing('keep')", per_variable='False')
+        said = {k: getattr(self, k) for k in ('ragged', 'vars', 'sel_vars', 'sel_steps', 'missing', 'resample', 'per_variable')}
+        plain = dict(ragged="Ragged('error')", vars="Vars('strict')", sel_vars='None', sel_steps='None', missing="Missing('keep')", resample='None', per_variable='False')
         return f'Policies({", ".join(f"{k}={v!r}" for k, v in said.items() if repr(v) != plain[k])})'
     def __bool__(self): return repr(self) != 'Policies()'
 
@@ -125,6 +127,7 @@ def fit(self:Policies,
     labels:str='union', # How their vocabularies join
 )->tuple: # sources, names, info, names of all variables or `None`, fitted policies
     "Make sources whose rows look alike, as far as the policies say"
+    sources = one_rate(sources, names, rates_of(info), self.resample)
     if not self and var_names is None and not self.named: return sources, names, info, None, self
     each, out = each_names(var_names, names, sources), copy.copy(self)
     if each is None and not self.fitted: self._check_unnamed()
@@ -231,15 +234,15 @@ def _spread(self:Policies, framed, names, info, labels):
     return out, [f'{names[d]}/{v}' for d, v in at], info
 
 # %% ../nbs/00g_policies.ipynb #b535f048
-def innermost(src):
+def innermost(src, through=(Framed, Filled, Stepped, Resampled)):
     "The source that policies started from"
-    return innermost(src.src) if isinstance(src, (Framed, Filled, Stepped)) else src
+    return innermost(src.src, through) if isinstance(src, through) else src
 
 def _each_steps(src): return src.steps if hasattr(src, 'steps') else np.full(len(src), src.shape[1])
 
 def _did(src):
     "Steps of rows, steps that were filled in, steps that were left out"
-    own = innermost(src)
+    own = innermost(src, (Framed, Filled, Stepped))
     real = np.minimum(_each_steps(src.src), src.shape[1]) if isinstance(src, Framed) else _each_steps(src)
     low, high = steps_range(own)
     return dict(steps=str(low) if low == high else f'{low}–{high}', padded=int((src.shape[1] - real).sum()), cropped=int((_each_steps(own) - real).sum()))

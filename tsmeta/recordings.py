@@ -13,8 +13,9 @@ from fastcore.basics import patch
 
 # %% ../nbs/07a_recordings.ipynb #0ca891a1
 from .source import WindowSource
-from .times import TimedWindows, Times
-from .adapt import dataset_names
+from .times import Clock, TimedWindows, Times
+from .adapt import as_info, dataset_names
+from .rates import ResampledRecording, rates_of
 from .meta import TSMetaDataset
 
 # %% ../nbs/07a_recordings.ipynb #3876eeb0
@@ -28,21 +29,39 @@ def from_recordings(cls:TSMetaDataset,
     y_reduce:str='last', # How a target per step becomes one per window: 'first', 'center', 'last', 'mode', 'mean', 'all'
     time_first:bool=False, # Recordings are `(time, vars)`
     times=None, # When steps happened: one array of times per recording, or a `Times(…)` that says start, rate and the longest gap
-    **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names` as for `TSMetaDataset`
+    **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, `vars`, `resample`, … as for `TSMetaDataset`
 ):
-    "Cut long recordings into windows, by index arithmetic, and join them"
+    "Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate"
     recs = recordings if isinstance(recordings, dict) else list(recordings)
     names = dataset_names(kwargs.pop('names', None), recs, len(recs))
     recs = list(recs.values()) if isinstance(recs, dict) else recs
     if isinstance(y, dict): y = [y[n] for n in names]
     if y is not None and len(y) != len(recs): raise ValueError(f'There are {len(recs):,} recordings but {len(y):,} targets.')
     times = times if times is None or isinstance(times, Times) else Times(times)
-    clocks, sources = None if times is None else times.clocks(names), []
+    clocks, sources, ys = None if times is None else times.clocks(names), [], [None]*len(recs) if y is None else y
+    cut = dict(window=window, stride=stride, horizon=horizon, y_reduce=y_reduce)
+    rates = _rates(kwargs, names, clocks)
     for d, rec in enumerate(recs):
-        how = dict(stride=stride, horizon=horizon, y=None if y is None else y[d], y_reduce=y_reduce, time_first=time_first)
-        try: sources.append(WindowSource(rec, window, **how) if times is None else TimedWindows(rec, window, clocks[d], times.max_gap, **how))
+        try: sources.append(_recording(rec, ys[d], time_first, clocks and clocks[d], times and times.max_gap, kwargs.get('resample') and (rates[d], kwargs['resample']), cut))
         except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}): {e}') from e
     return cls(sources, names=names, **kwargs)
+
+def _rates(kwargs, names, clocks):
+    "Steps per second of each recording, from `info` or its clock, where they are to be resampled"
+    if not kwargs.get('resample'): return None
+    rates = rates_of(as_info(kwargs.get('info'), names))
+    if rates is None and clocks and all(c.rate for c in clocks): rates = [c.rate for c in clocks]
+    if rates is None or np.isnan(rates).any(): raise ValueError('resample= needs to know at which rate each recording is sampled: info=dict(rate=[…]) or Times(rate=…), in steps per second.')
+    return rates
+
+def _recording(rec, y, time_first, clock, max_gap, rates, cut):
+    "One recording, at another rate if wanted, as windows"
+    if rates and rates[0] != rates[1]:
+        if clock is not None and clock.times is not None: raise ValueError('steps with times of their own may be uneven and are not resampled: state start and rate')
+        rec, time_first = ResampledRecording(rec, *rates, time_first), False
+        y, clock = rec.steps_of(y), clock and Clock(start=clock.start, rate=rates[1])
+    how = dict(**cut, y=y, time_first=time_first)
+    return WindowSource(rec, **how) if clock is None else TimedWindows(rec, clock=clock, max_gap=max_gap, **how)
 
 def _windows(src):
     "The source of the windows that others change"
