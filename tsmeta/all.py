@@ -9,7 +9,7 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'TSStreamLoader']
+           'Store', 'SplitFile', 'write_splits', 'TSStreamLoader']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
@@ -26,6 +26,7 @@ from .stream import Stream
 from .learner import score_by
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 from .store import Store
+from .split_file import SplitFile, write_splits
 from .streams import TSStreamLoader
 import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, tsmeta.remote, tsmeta.state, tsmeta.view
 
@@ -33,4 +34,4 @@ import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, t
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-         'Store', 'TSStreamLoader']
+         'Store', 'SplitFile', 'write_splits', 'TSStreamLoader']
