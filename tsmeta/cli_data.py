@@ -15,7 +15,6 @@ import numpy as np, pandas as pd
 
 # %% ../nbs/11a_cli_data.ipynb #c9d1fb09
 import tsmeta.face, tsmeta.open, tsmeta.recordings
-from .spec import did_you_mean
 from .splitter import EachSplitter, HoldoutSplitter, WalkForwardSplitter
 from .subset import as_splits, describe_lines, left_out, rows_of_each
 from .leak import check_leakage, leak_text
@@ -37,6 +36,8 @@ def _columns(pairs):
         out[what] = _comma(name) if what == 'values' else name
     return out or None
 
+def _home(path): return str(path).replace(str(Path.home()), '~', 1)
+
 def _lines(path, names):
     "The lines of a table about datasets, one per dataset and in their order"
     if not os.path.isfile(path): raise ValueError(f'There is no table {path}.')
@@ -57,7 +58,7 @@ def open_data(
     cut = cut or DataOptions()
     how = dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon, vocab=_comma(cut.vocab), var_names=_comma(cut.var_names),
                labels=None if cut.labels is None else str(cut.labels.value if hasattr(cut.labels, 'value') else cut.labels))
-    if data.startswith('demo:'): say(f'The recordings of {data} are kept in {tsmeta.open.cache_folder()}.')
+    if data.startswith('demo:'): say(f'The recordings of {data} are kept in {_home(tsmeta.open.cache_folder())}.')
     meta = TSMetaDataset.open([data, *cut.more] if cut.more else data, **{k: v for k, v in how.items() if v})
     if cut.info: meta.info = _lines(cut.info, meta.names)
     return meta
@@ -195,4 +196,5 @@ def split_lines(
 def refuse_leak(report, o:SplitOptions):
     "Raise a `ValueError` where parts share something and that is not allowed"
     if len(report) and getattr(o.leak, 'value', o.leak) in ('raise', 'purge'):
-        raise ValueError(f'The split leaks: {leak_text(report)} Choose --leak purge to drop rows that overlap, or warn or allow to keep them.')
+        raise ValueError(f'The split leaks: {leak_text(report)} '
+            'Choose --leak purge to drop rows that overlap, holdout with --groups to keep groups together, or warn or allow to take it as it is.')
