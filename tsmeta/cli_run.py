@@ -29,7 +29,7 @@ from .split_file import SplitFile, data_facts, data_key, write_splits
 from .show_splits import show_splits
 from .load import TSMetaDataLoaders
 from .learner import score_by
-from .plots import plot_confusion, plot_scores, plot_worst
+from .plots import plot_confusion, plot_row, plot_scores, worst_rows
 from .cli_options import DataOptions, SplitOptions, TrainOptions, say, settings
 from .cli_data import open_data, refuse_leak, split_data, split_lines
 
@@ -212,7 +212,7 @@ def score_parts(
 # %% ../nbs/11b_cli_run.ipynb #42253efe
 def _curves(history):
     "Losses and the metric, epoch by epoch"
-    fig, axs = plt.subplots(1, 2, figsize=(6.4, 2.8), layout='constrained')
+    fig, axs = plt.subplots(1, 2, figsize=(5.4, 2.8), layout='constrained')
     loss, rest = [c for c in history if c.endswith('loss')], [c for c in history if not c.endswith('loss') and c != 'epoch']
     for ax, cols in zip(axs, (loss, rest)):
         for c, color in zip(cols, ('#0072B2', '#D55E00', '#009E73')): ax.plot(history.epoch, history[c], color=color, marker='o', ms=3, label=c.replace('_', ' '))
@@ -224,7 +224,7 @@ def _curves(history):
 def _mixture(mix):
     "Share of each dataset in an epoch against its share of the rows"
     mix = mix[mix.rows > 0].sort_values('rows', ascending=False, kind='stable', ignore_index=True)
-    fig, ax = plt.subplots(figsize=(6.4, 2.8), layout='constrained')
+    fig, ax = plt.subplots(figsize=(5.4, 2.8), layout='constrained')
     ax.step(mix.index, mix.rows/mix.rows.sum(), where='mid', color='#888888', label='of the rows there are')
     ax.step(mix.index, mix.share, where='mid', color='#D55E00', label='of an epoch')
     ax.spines[['top', 'right']].set_visible(False)
@@ -232,9 +232,16 @@ def _mixture(mix):
     ax.legend(frameon=False)
     return fig
 
-def _figure(draw, *args, size=(6.4, 3.6), **kwargs):
+def _figure(draw, *args, size=(5.4, 3.6), **kwargs):
     fig, ax = plt.subplots(figsize=size, layout='constrained')
     draw(*args, ax=ax, **kwargs)
+    return fig
+
+def _window(r, meta):
+    "One row in its recording, without words: they stand beside it"
+    fig, ax = plt.subplots(figsize=(5.4, 1.6), layout='constrained')
+    plot_row(r, meta, ax)
+    for side in ('left', 'right'): ax.set_title('', loc=side)
     return fig
 
 def draw_run(
@@ -245,10 +252,12 @@ def draw_run(
     "Save a picture of each thing there is to see"
     first = predictions[predictions.part == predictions.part.iloc[0]].drop(columns='part')
     pictures = dict(curves=lambda: _curves(history), datasets=lambda: _figure(plot_scores, score_by(first)), mixture=lambda: _mixture(mix),
-                    split=lambda: _figure(show_splits, mds.metadataset, mds, size=(6.4, 4)), worst=lambda: plot_worst(first, mds.metadataset, 4))
+                    split=lambda: _figure(show_splits, mds.metadataset, mds, size=(5.4, 4)))
     if 'probability' in first and mds.metadataset.schema.kind == 'class':
-        n = min(12, 2.4 + .4*mds.c)
-        pictures['confusion'] = lambda: _figure(plot_confusion, first, size=(n, n))
+        pictures['confusion'] = lambda: _figure(plot_confusion, first, size=(5.4, 5.4))
+    worst = worst_rows(first, 6)
+    worst.to_csv(Path(run)/'worst.csv', index=False)
+    for k, (_, r) in enumerate(worst.iterrows(), 1): pictures[f'worst-{k}'] = lambda r=r: _window(r, mds.metadataset)
     for name, draw in pictures.items():
         with plt.rc_context({'font.size': 10}): fig = draw()
         fig.savefig(Path(run)/f'{name}.png', dpi=150)
