@@ -75,12 +75,14 @@ def _read(run, name):
     try: return pd.read_csv(path)
     except pd.errors.EmptyDataError: return pd.DataFrame()
 
+def _score(what, v): return f'{v:.1%}' if what == 'accuracy' else _text(float(v))
+
 def _cards(facts, scores, what):
     "The few numbers to know first"
     rows, mean = scores['rows'].sum(), (scores[what]*scores['rows']).sum()/max(1, scores['rows'].sum())
     worst, o = scores.iloc[0], facts['options']
-    cards = [(_text(float(mean)), f'{what} over {rows:,} rows held out ({scores.part[0]})'), (_text(float(scores[what].mean())), f'mean over {len(scores):,} datasets'),
-             (_text(float(worst[what])), f'worst dataset: {worst["name"]}'), (o['arch'], f'{o["epochs"]} epochs, seed {o["seed"]}, mix {o["mix"]}')]
+    cards = [(_score(what, mean), f'{what} over {rows:,} rows held out ({scores.part[0]})'), (_score(what, scores[what].mean()), f'mean over {len(scores):,} datasets'),
+             (_score(what, worst[what]), f'worst dataset: {worst["name"]}'), (o['arch'], f'{o["epochs"]} epochs, seed {o["seed"]}, mix {o["mix"]}')]
     return '<div class="cards">' + ''.join(f'<div class="card"><b>{html.escape(str(a))}</b><span>{html.escape(str(b))}</span></div>' for a, b in cards) + '</div>'
 
 def _worst(run, worst):
@@ -92,6 +94,13 @@ def _worst(run, worst):
         sure = f' ({r["probability"]:.0%} sure)' if 'probability' in r else ''
         out.append(picture_html(Path(run)/f'worst-{k}.png', f'row {r["row"]} of {r["name"]}', f'<b>{html.escape(str(r["name"]))}</b>, {where}: is {is_}, taken for {taken}{sure}'))
     return f'<div class="worst">{"".join(out)}</div>'
+
+def _scores(table):
+    "A table of scores, what matters first; without what is the same in every line"
+    front = [c for c in ('part', *(k for k in table if k not in ('part', 'rows', 'accuracy', 'mae', 'loss', 'mistaken_for', 'dataset'))) if c in table]
+    name = [front[1]] if table.part.nunique() == 1 else front[:2]
+    own = [c for c in ('accuracy', 'mae', 'rows', 'mistaken_for', 'loss') if c in table]
+    return table_html(table[[*name, *own, *(c for c in front if c not in name and c != 'part')]])
 
 def _section(title, *body, wide=False): return f'<section{" class=wide" if wide else ""}><h2>{html.escape(title)}</h2>{"".join(body)}</section>' if any(body) else ''
 def _pairs(d): return table_html(pd.DataFrame([(k, _text(v)) for k, v in d.items()], columns=['', 'value']), 10**6)
@@ -106,8 +115,9 @@ def report_html(
     first, what = scores[scores.part == scores.part[0]], 'accuracy' if 'accuracy' in scores else 'mae'
     title, o = html.escape(run.resolve().name), facts['options']
     rows = ', '.join(f'{k} {v:,}' for k, v in facts['rows'].items())
+    groups = [_section(f'By {o["by"]}', _scores(_read(run, 'groups')))] if o.get('by') else []
     body = [_section('What happened on each dataset', picture_html(run/'datasets.png', 'each dataset as a dot, from the worst to the best')),
-            _section('Worst first', table_html(scores.drop(columns='dataset'))),
+            _section('Worst first', _scores(scores)), *groups,
             _section('While it was trained', picture_html(run/'curves.png', 'losses and metric by epoch'), _fold('Numbers of each epoch', table_html(history))),
             _section('What is taken for what', picture_html(run/'confusion.png', 'confusion matrix')),
             _section('Rows it is most wrong about', _worst(run, worst), wide=True),

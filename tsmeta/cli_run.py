@@ -248,10 +248,11 @@ def draw_run(
     run, # Folder of the run
     mds, # Its split metadataset
     history, predictions, mix, # Its tables
+    by=None, # Column whose values get colours
 ):
     "Save a picture of each thing there is to see"
     first = predictions[predictions.part == predictions.part.iloc[0]].drop(columns='part')
-    pictures = dict(curves=lambda: _curves(history), datasets=lambda: _figure(plot_scores, score_by(first)), mixture=lambda: _mixture(mix),
+    pictures = dict(curves=lambda: _curves(history), datasets=lambda: _figure(plot_scores, score_by(first), color=by, names=0), mixture=lambda: _mixture(mix),
                     split=lambda: _figure(show_splits, mds.metadataset, mds, size=(5.4, 4)))
     if 'probability' in first and mds.metadataset.schema.kind == 'class':
         pictures['confusion'] = lambda: _figure(plot_confusion, first, size=(5.4, 5.4))
@@ -311,7 +312,7 @@ def train_run(
         else: _begin(run, mds, words, now)
         say('\n'.join(split_lines(mds, report)))
         _fit(learn, o, run)
-    return _finish(run, learn, mds)
+    return _finish(run, learn, mds, o.by)
 
 def _begin(run, mds, words, now):
     (run/'config.toml').write_text(as_toml(now), encoding='utf-8')
@@ -321,16 +322,17 @@ def _begin(run, mds, words, now):
 def _fit(learn, o, run):
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(o.epochs, o.lr, cbs=[Progress()])
 
-def _finish(run, learn, mds):
+def _finish(run, learn, mds, by):
     "Write down what came out"
     names = learn.recorder.metric_names
     history = pd.DataFrame(learn.recorder.values, columns=names[1:1+len(learn.recorder.values[0])])
     history.insert(0, 'epoch', range(1, len(history)+1))
     predictions = predict_parts(learn, list(mds.splits))
     scores, mix = score_parts(predictions), plan_table(learn.dls.train)
-    for name, table in dict(history=history, predictions=predictions, datasets=scores, mixture=mix).items(): table.to_csv(run/f'{name}.csv', index=False)
+    tables = dict(history=history, predictions=predictions, datasets=scores, mixture=mix, **(dict(groups=score_parts(predictions, by)) if by else {}))
+    for name, table in tables.items(): table.to_csv(run/f'{name}.csv', index=False)
     learn.export('learner.pkl')
-    draw_run(run, mds, history, predictions, mix)
+    draw_run(run, mds, history, predictions, mix, by)
     write_run(run, state='done', finished=time.strftime('%Y-%m-%d %H:%M:%S'), rows={s: len(v) for s, v in mds.splits.items()})
     return predictions
 
