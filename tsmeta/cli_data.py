@@ -58,8 +58,8 @@ def open_data(
     cut = cut or DataOptions()
     how = dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon, vocab=_comma(cut.vocab), var_names=_comma(cut.var_names),
                labels=None if cut.labels is None else str(cut.labels.value if hasattr(cut.labels, 'value') else cut.labels))
-    if data.startswith('demo:'): say(f'The recordings of {data} are kept in {_home(tsmeta.open.cache_folder())}.')
     meta = TSMetaDataset.open([data, *cut.more] if cut.more else data, **{k: v for k, v in how.items() if v})
+    if data.startswith('demo:'): say(f'The recordings of {data} are kept in {_home(tsmeta.open.cache_folder())}.')
     if cut.info: meta.info = _lines(cut.info, meta.names)
     return meta
 
