@@ -26,7 +26,7 @@ from tsmeta.meta import TSMetaDataset
 from tsmeta.pack import pack
 from tsmeta.source import WindowSource
 from tsmeta.remote import open_store
-from tsmeta.store import MANIFEST, seal
+from tsmeta.disk import MANIFEST, seal
 
 ROOT = Path(__file__).resolve().parent.parent
 KILLS = int(os.environ.get('TSMETA_KILLS', 15))

@@ -12,7 +12,8 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'Store', 'SplitFile', 'write_splits', 'TSStreamLoader']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
-from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
+from .source import ArraySource, FileSource, WindowSource
+from .adapt import ItemSource, to_source
 from .spec import ReadInstruction
 from .split import even_splits, split_for_process
 from .splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter

@@ -108,7 +108,7 @@ def pack(
     from concurrent.futures import ProcessPoolExecutor
     from contextlib import nullcontext
     from tsmeta.cli_data import open_data, refuse_leak, split_data
-    from tsmeta.store import MANIFEST
+    from tsmeta.disk import MANIFEST
     if not overwrite and Path(dest, MANIFEST).exists(): raise ValueError(f'{dest} holds a store already. --overwrite replaces it.')
     meta, splits = open_data(data, cut), None
     if split:
