@@ -156,7 +156,8 @@ def predict(
 ):
     "Predict new data with the learner of a run: one line per row, with its dataset, its place, and how sure the model is."
     _agg()
-    from tsmeta.cli_run import predict_run, save_table
+    from tsmeta.cli_run import check_out, predict_run, save_table
+    check_out(out)
     table = predict_run(run, data, cut)
     save_table(table, out)
     say(f'Predicted {len(table):,} rows of {table.dataset.nunique():,} datasets' + (f'; {(table.target == table.prediction).mean():.1%} are right' if {'target', 'probability'} <= set(table) else '') + '.')

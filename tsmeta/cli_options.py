@@ -101,6 +101,7 @@ class TrainOptions:
     by: Annotated[str | None, _opt(metavar="COLUMN", help="One more table, by this column of the table about datasets.")] = None
     workers: Annotated[int, _opt(min=0, help='Processes that make batches.')] = 0
     device: Annotated[str, _opt(help='auto, cpu, cuda, …')] = 'auto'
+    every: Annotated[str, _opt(help='How often to keep the state, for --resume: batches (200) or time (90s, 10min).')] = '1min'
 
 @dataclass
 class SplitOutput:

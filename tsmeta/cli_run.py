@@ -7,7 +7,7 @@ Docs: https://tsmeta.github.io/tsmeta/cli_run.html.md"""
 # %% auto #0
 __all__ = ['Standardize', 'Rescale', 'training_moments', 'small_net', 'build_model', 'parse_mix', 'as_toml', 'Progress',
            'make_learner', 'environment', 'read_run', 'write_run', 'plan_table', 'predict_parts', 'score_parts',
-           'draw_run', 'prepare_run', 'same_options', 'train_run', 'run_data', 'predict_run', 'save_table']
+           'draw_run', 'prepare_run', 'same_options', 'train_run', 'run_data', 'predict_run', 'check_out', 'save_table']
 
 # %% ../nbs/11b_cli_run.ipynb #34edec8e
 import importlib.metadata, json, os, platform, shutil, sys, time
@@ -23,11 +23,11 @@ from torch import nn
 
 # %% ../nbs/11b_cli_run.ipynb #b89c6e90
 import tsmeta
+from .files import library
 from .spec import did_you_mean
-from .mix import Mix
 from .split_file import SplitFile, data_facts, data_key, write_splits
 from .show_splits import show_splits
-from .load import TSMetaDataLoaders
+from .resume import SaveResume
 from .learner import score_by
 from .plots import plot_confusion, plot_row, plot_scores, worst_rows
 from .cli_options import DataOptions, SplitOptions, TrainOptions, say, settings
@@ -126,7 +126,7 @@ class Progress(Callback):
     "Say one line per epoch; at a terminal, also how far the epoch is"
     order = 70
     def __init__(self, tty=None): self.tty, self._said = sys.stderr.isatty() if tty is None else tty, 0.
-    def before_fit(self): self.run = not hasattr(self.learn, 'gather_preds')
+    def before_fit(self): self.run, self._begun = not hasattr(self.learn, 'gather_preds'), time.perf_counter()
     def before_epoch(self): self._begun = time.perf_counter()
     def after_batch(self):
         if not self.tty or time.perf_counter() - self._said < .2: return
@@ -217,7 +217,8 @@ def _curves(history):
     for ax, cols in zip(axs, (loss, rest)):
         for c, color in zip(cols, ('#0072B2', '#D55E00', '#009E73')): ax.plot(history.epoch, history[c], color=color, marker='o', ms=3, label=c.replace('_', ' '))
         ax.spines[['top', 'right']].set_visible(False)
-        ax.set(xlabel='epoch', xticks=history.epoch if len(history) < 12 else None)
+        ax.set_xlabel('epoch')
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False)
     return fig
 
@@ -282,7 +283,7 @@ def prepare_run(
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
 
-_FREE = 'workers', 'device', 'by', 'out'
+_FREE = 'workers', 'device', 'by', 'out', 'every'
 
 def same_options(run, now):
     "Refuse to resume a run with other options, naming them"
@@ -306,12 +307,13 @@ def train_run(
     mds, words, report = split_data(meta, how, o_split)
     refuse_leak(report, o_split)
     with torch.random.fork_rng(devices=[]):
-        learn = make_learner(mds, o, run)
+        learn, keep = make_learner(mds, o, run), SaveResume(run/'checkpoints', int(o.every) if o.every.isdecimal() else o.every)
         prepare_run(run, resume, overwrite)
         if resume: same_options(run, now)
         else: _begin(run, mds, words, now)
+        if read_run(run)['state'] == 'done': return pd.read_csv(run/'predictions.csv')
         say('\n'.join(split_lines(mds, report)))
-        _fit(learn, o, run)
+        _fit(learn, o, keep)
     return _finish(run, learn, mds, o.by)
 
 def _begin(run, mds, words, now):
@@ -319,8 +321,13 @@ def _begin(run, mds, words, now):
     write_splits(run/'splits.json', mds.metadataset, mds, words)
     write_run(run, state='running', options=now, key=data_key(data_facts(mds.metadataset)), environment=environment(), started=time.strftime('%Y-%m-%d %H:%M:%S'))
 
-def _fit(learn, o, run):
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(o.epochs, o.lr, cbs=[Progress()])
+def _fit(learn, o, keep):
+    "Train from the start or from the last state kept"
+    try:
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(o.epochs, o.lr, cbs=[Progress(), keep])
+    except KeyboardInterrupt:
+        say(f'\nStopped. tsmeta train --config {learn.path/"config.toml"} --resume goes on from the last state kept.')
+        raise
 
 def _finish(run, learn, mds, by):
     "Write down what came out"
@@ -334,6 +341,7 @@ def _finish(run, learn, mds, by):
     learn.export('learner.pkl')
     draw_run(run, mds, history, predictions, mix, by)
     write_run(run, state='done', finished=time.strftime('%Y-%m-%d %H:%M:%S'), rows={s: len(v) for s, v in mds.splits.items()})
+    shutil.rmtree(run/'checkpoints', ignore_errors=True)
     return predictions
 
 # %% ../nbs/11b_cli_run.ipynb #9ee8f9e9
@@ -358,16 +366,20 @@ def predict_run(
     meta, learn = run_data(run, data, cut), load_learner(Path(run)/'learner.pkl')
     with learn.no_bar(): return learn.predict_table(data=meta)
 
+def check_out(out):
+    "Refuse a file of predictions that could not be written, before the work is done"
+    suffix = Path(out).suffix
+    if str(out) != '-' and suffix not in ('.csv', '.parquet'): raise ValueError(f'--out {out}: predictions are written as .csv or .parquet.')
+    if suffix == '.parquet': library('pyarrow')
+
 def save_table(table, out):
     "Write a table as CSV or Parquet, whole or not at all; `-` is stdout"
-    out = str(out)
-    if out == '-': return table.to_csv(sys.stdout, index=False)
+    check_out(out)
+    if str(out) == '-': return table.to_csv(sys.stdout, index=False)
     path = Path(out)
-    kinds = {'.csv': lambda p: table.to_csv(p, index=False), '.parquet': lambda p: table.to_parquet(p, index=False)}
-    if path.suffix not in kinds: raise ValueError(f'--out {out}: predictions are written as .csv or .parquet.')
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_name(f'.{os.getpid()}-{path.name}')
     try:
-        kinds[path.suffix](tmp)
+        table.to_csv(tmp, index=False) if path.suffix == '.csv' else table.to_parquet(tmp, index=False)
         os.replace(tmp, path)
     finally: tmp.unlink(missing_ok=True)
