@@ -125,17 +125,14 @@ def as_toml(
 class Progress(Callback):
     "Say one line per epoch; at a terminal, also how far the epoch is"
     order = 70
-    def __init__(self, tty=None): self.tty, self._said = sys.stderr.isatty() if tty is None else tty, 0.
-    def before_fit(self): self.run, self._begun = not hasattr(self.learn, 'gather_preds'), time.perf_counter()
-    def before_epoch(self): self._begun = time.perf_counter()
+    def __init__(self, tty=None): self.tty = sys.stderr.isatty() if tty is None else tty
+    def before_fit(self): self.run = not hasattr(self.learn, 'gather_preds')
     def after_batch(self):
-        if not self.tty or time.perf_counter() - self._said < .2: return
-        self._said = time.perf_counter()
-        say(f'\r  epoch {self.epoch+1} of {self.n_epoch}: {"training" if self.training else "validating"} {self.iter+1} of {self.n_iter}\x1b[K', end='')
+        if self.tty and not self.iter % max(1, self.n_iter//50):
+            say(f'\r  epoch {self.epoch+1} of {self.n_epoch}: {"training" if self.training else "validating"} {self.iter+1} of {self.n_iter}\x1b[K', end='')
     def after_epoch(self):
-        names, values = self.recorder.metric_names[1:], self.recorder.values[-1]
-        scores = ', '.join(f'{n} {v:.4g}' for n, v in zip(names, values))
-        say(('\r\x1b[K' if self.tty else '') + f'  epoch {self.epoch+1} of {self.n_epoch}: {scores} ({time.perf_counter()-self._begun:.0f} s)')
+        scores = ', '.join(f'{n} {v:.4g}' for n, v in zip(self.recorder.metric_names[1:], self.recorder.values[-1]))
+        say(('\r\x1b[K' if self.tty else '') + f'  epoch {self.epoch+1} of {self.n_epoch}: {scores} ({time.time()-self.recorder.start_epoch:.0f} s)')
 
 _METRICS = {'class': accuracy, 'multi': accuracy_multi, 'float': mae}
 
@@ -279,7 +276,8 @@ def prepare_run(
         read_run(run)
     elif there:
         if 'run.json' not in there: raise ValueError(f'{run} holds other things, such as {there[0]!r}. Choose a folder of its own.')
-        if not overwrite: raise ValueError(f'{run} holds a run that is {read_run(run).get("state")}. --resume goes on with it, --overwrite replaces it.')
+        done = read_run(run).get('state') == 'done'
+        if not overwrite: raise ValueError(f'{run} holds a run that is {"done" if done else "not done: --resume goes on with it"}. --overwrite replaces it, another --out keeps both.')
         shutil.rmtree(run)
     run.mkdir(parents=True, exist_ok=True)
 
