@@ -87,26 +87,33 @@ def _runs(ds, keys):
     ends = np.flatnonzero(np.r_[of[1:] != of[:-1], True]) + 1
     return np.diff(ends, prepend=0), of[ends-1]
 
-def plan_for(
-    ds:TSMetaDataset, # The set whose rows are loaded
-    bs:int, shuffle, drop_last:bool, weights=None, groups=None, take=None, mix=None, batching=None,
-)->Plan:
-    "The plan that gives what a loader is asked"
-    other = [n for n, v in (('weights', weights), ('stratify', groups), ('partial_n', take)) if v is not None]
-    full, shuffle = shuffle in (True, False, 'full'), bool(shuffle) if shuffle in (True, False, 'full') else shuffle
-    if mix is not None:
-        if other: raise ValueError(f'mix says how much of each dataset an epoch holds; it cannot go with {", ".join(other)}.')
-        if shuffle is not True: raise ValueError('mix draws rows at random, which needs shuffle=True.')
+def _at_odds(full, shuffle, other, mix, batching):
+    "Refuse what cannot be asked at once"
+    if mix is not None and other: raise ValueError(f'mix says how much of each dataset an epoch holds; it cannot go with {", ".join(other)}.')
+    if mix is not None and not (full and shuffle): raise ValueError('mix draws rows at random, which needs shuffle=True.')
     if not full and (other or batching is not None):
         raise ValueError(f'shuffle={shuffle!r} says where each row comes; it cannot go with {", ".join(other) or "batching"}.')
+    if batching is not None and other: raise ValueError(f'batching says which rows share a batch; it cannot go with {", ".join(other)}.')
+
+def plan_for(
+    ds:TSMetaDataset, # The set whose rows are loaded
+    bs:int, # Rows per batch
+    shuffle, # Anything `shuffle=` takes
+    drop_last:bool, # Leave out an incomplete last batch
+    mix=None, # Anything `mix=` takes
+    batching=None, # See `bucket_keys`
+    **rows, # `weights`, `groups` and `take` of `make_plan`
+)->Plan:
+    "The plan that gives what a loader is asked"
+    full = shuffle in (True, False, 'full')
+    _at_odds(full, shuffle, [n for n, k in (('weights', 'weights'), ('stratify', 'groups'), ('partial_n', 'take')) if rows.get(k) is not None], mix, batching)
+    if batching is not None and not shuffle: return RunPlan(*_runs(ds, bucket_keys(ds, batching)), bs)
+    by_ds = dict(drop_last=drop_last, names=ds.names)
     if batching is not None:
-        if other: raise ValueError(f'batching says which rows share a batch; it cannot go with {", ".join(other)}.')
-        keys = bucket_keys(ds, batching)
-        if not shuffle: return RunPlan(*_runs(ds, keys), bs)
-        return BucketPlan(ds.lens, keys, bs, 'proportional' if mix is None else mix, drop_last=drop_last, names=ds.names, where=rows_by_dataset(ds))
-    if mix is not None: return MixPlan(ds.lens, bs, mix, 0, drop_last, ds.names, rows_by_dataset(ds))
+        return BucketPlan(ds.lens, bucket_keys(ds, batching), bs, 'proportional' if mix is None else mix, where=rows_by_dataset(ds), **by_ds)
+    if mix is not None: return MixPlan(ds.lens, bs, mix, where=rows_by_dataset(ds), **by_ds)
     if not full: return order_plan(shuffle, ds.lens, bs, lambda: rows_by_dataset(ds), drop_last=drop_last)
-    return make_plan(len(ds), bs, weights, groups, take, shuffle=shuffle, drop_last=drop_last)
+    return make_plan(len(ds), bs, shuffle=bool(shuffle), drop_last=drop_last, **rows)
 
 # %% ../nbs/07f_weights.ipynb #ebd8db5a
 SAMPLING = 'weights', 'partial_n', 'stratify', 'mix', 'batching'
