@@ -5,6 +5,7 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -36,6 +37,7 @@ def ended(pid, seconds):
         time.sleep(.002)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
+    with suppress(ProcessLookupError): os.killpg(pid, signal.SIGKILL)  # workers that had just been forked do not notice that nobody needs them
     return False
 
 
@@ -47,9 +49,9 @@ def main(root, kills):
     while killed < kills:
         out, moments = f'{root}/{len(runs)}', []
         for attempt in range(1000):
-            workers = rng.choice([0, 2])
+            workers, begun = rng.choice([0, 2]), list(Path(root).glob(f'run{len(runs)}/[0-9]*'))
             left = rng.uniform(.05, 1.1)*usual*(1 + (workers > 0)) if killed < kills else 120
-            if ended(child(f'{root}/run{len(runs)}', out, workers, attempt), left): break
+            if ended(child(f'{root}/run{len(runs)}', out, workers, attempt if begun else 0), left): break
             killed += 1
             moments.append(sorted(os.listdir(f'{root}/run{len(runs)}')) if os.path.isdir(f'{root}/run{len(runs)}') else [])
         runs.append(dict(same=Path(out).read_text() == Path(f'{root}/whole').read_text(), kills=len(moments), left=moments))

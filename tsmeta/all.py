@@ -9,7 +9,7 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'SplitFile', 'write_splits', 'TSStreamLoader']
+           'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -24,6 +24,7 @@ from .meta import TensorSeries, TSMetaDataset
 from .datasets import TSMetaDatasets
 from .load import TSMetaDataLoader, TSMetaDataLoaders
 from .stream import Stream
+from .resume import SaveResume
 from .learner import score_by
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 from .store import Store
@@ -35,4 +36,4 @@ import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, t
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-         'Store', 'SplitFile', 'write_splits', 'TSStreamLoader']
+         'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume']
