@@ -140,10 +140,11 @@ class ByDataset(Callback):
     def __call__(self, event_name):
         "Handle an event; fastai looks for a handler again and again in each batch, which costs more than what is done here"
         if event_name == 'after_loss' and not self.run_train and self.learn.training: return
-        if event_name == 'after_fit' or hasattr(type(self), event_name): return super().__call__(event_name)
+        if event_name != 'after_fit' and not hasattr(type(self), event_name) or 'gather_preds' in self.learn.__dict__: return
+        return super().__call__(event_name)
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, 'lr_finder') and not hasattr(self.learn, 'gather_preds')
+        self.run = not hasattr(self.learn, 'lr_finder')
         if self.run: self.begin()
 
     def begin(self): "Prepare for a training; overridden"
