@@ -9,7 +9,8 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
-           'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store', 'TSStreamLoader']
+           'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
+           'TSStreamLoader']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
@@ -26,6 +27,7 @@ from .stream import Stream
 from .metrics import DatasetMetrics
 from .mixture import MixtureScheduler, TrackDatasets
 from .learner import score_by
+from .windows import join_steps, join_windows
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 from .store import Store
 from .streams import TSStreamLoader
@@ -35,5 +37,5 @@ import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
-         'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
+         'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
          'Store', 'TSStreamLoader']

@@ -54,11 +54,10 @@ def row_losses(
     y, # Targets, first axis rows
 ): # Tensor `(rows,)`
     "The loss of each row: without reduction where the loss knows how, else row by row"
-    pred = _align(pred.detach(), y)
+    pred, n = pred.detach(), len(y)
     try:
-        with NoneReduce(loss_func) as unreduced: loss = unreduced(pred, y)
-    except TypeError: loss = row_values(loss_func, pred, y)
-    n = len(y)
+        with NoneReduce(loss_func) as unreduced: loss = unreduced(_align(pred, y), y)
+    except (TypeError, IndexError, ValueError, RuntimeError): loss = row_values(loss_func, pred, y)
     if loss.numel() % max(n, 1) or n > 1 and not loss.ndim: loss = row_values(loss_func, pred, y)
     return _plain(loss).reshape(n, -1).mean(1) if n else _plain(loss).reshape(0)
 
