@@ -9,8 +9,8 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
-           'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
-           'TSStreamLoader']
+           'join_steps', 'join_windows', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
+           'register_transform', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store', 'TSStreamLoader']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
@@ -27,6 +27,8 @@ from .stream import Stream
 from .metrics import DatasetMetrics
 from .mixture import MixtureScheduler, TrackDatasets
 from .learner import score_by
+from .registry import make_arch, register_arch, register_loss, register_transform
+from .safe import load_safe
 from .windows import join_steps, join_windows
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 from .store import Store
@@ -37,5 +39,6 @@ import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
-         'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
+         'score_by', 'join_steps', 'join_windows', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
+         'register_transform', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
          'Store', 'TSStreamLoader']
