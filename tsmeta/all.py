@@ -11,7 +11,7 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
            'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
            'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset',
-           'StandardizeByDataset']
+           'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss', 'register_transform']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -31,6 +31,8 @@ from .resume import SaveResume
 from .metrics import DatasetMetrics
 from .mixture import MixtureScheduler, TrackDatasets
 from .learner import score_by
+from .registry import make_arch, register_arch, register_loss, register_transform
+from .safe import load_safe
 from .windows import join_steps, join_windows
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 from .store import Store
@@ -43,4 +45,5 @@ _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
          'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
-         'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset']
+         'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
+         'make_arch', 'register_arch', 'register_loss', 'register_transform']
