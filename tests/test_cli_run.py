@@ -111,6 +111,28 @@ def test_predictions_can_be_piped(run, data, tmp_path):
     assert done.returncode == 0 and len(pd.read_csv(io.StringIO(done.stdout))) == 180 and 'Predicted 180 rows' in done.stderr
 
 
+def test_the_learner_is_loaded_without_unpickling(run, data, tmp_path, monkeypatch):
+    pytest.importorskip('safetensors')
+    import pickle
+    import shutil
+    copy = shutil.copytree(run, tmp_path/'copy')
+    assert {f.name for f in (copy/'learner').iterdir()} == {'weights.safetensors', 'tsmeta.json'} and not list(copy.glob('**/*.pkl'))
+    def never(*args, **kwargs): raise AssertionError('something was unpickled')
+    monkeypatch.setattr(torch, 'load', never), monkeypatch.setattr(pickle, 'load', never)
+    call('predict', copy, data, '--out', tmp_path/'p.csv')
+    (copy/'learner'/'weights.safetensors').write_bytes(b'x'*100)
+    assert 'weights.safetensors is not the file' in call('predict', copy, data, code=1).stderr
+
+
+def test_without_safetensors_it_is_a_pickle(data, tmp_path, monkeypatch):
+    import importlib.util
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: None if name == 'safetensors' else find(name, *a))
+    call('train', data, '--split', 'each', *ONE, '--out', tmp_path/'r')
+    assert (tmp_path/'r'/'learner.pkl').exists() and not (tmp_path/'r'/'learner').exists()
+    call('predict', tmp_path/'r', data, '--out', tmp_path/'p.csv')
+
+
 def test_data_without_targets_is_predicted(run, tmp_path):
     np.save(tmp_path/'new.npy', np.zeros((3, 2, 24), np.float32))
     call('predict', run, tmp_path/'new.npy', '--out', tmp_path/'p.csv')

@@ -150,7 +150,7 @@ def train(
 # %% ../nbs/11f_cli.ipynb #94077d91
 @command
 def predict(
-    run: Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run. Its learner is a pickle, which executes code: use only runs that you trust.')],
+    run: Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run that is done. A learner.pkl in it (written where safetensors is missing) executes code: use your own.')],
     data: Data, *, cut: DataOptions,
     out: Annotated[str, typer.Option(metavar='FILE', help='A .csv or .parquet file; - is stdout.')] = '-',
 ):

@@ -6,10 +6,11 @@ Docs: https://tsmeta.github.io/tsmeta/cli_run.html.md"""
 
 # %% auto #0
 __all__ = ['as_toml', 'environment', 'read_run', 'write_run', 'plan_table', 'predict_parts', 'score_parts', 'draw_run',
-           'prepare_run', 'same_options', 'train_run', 'dataset_history', 'run_data', 'check_out', 'predict_run']
+           'prepare_run', 'same_options', 'train_run', 'dataset_history', 'save_learner', 'read_learner', 'run_data',
+           'check_out', 'predict_run']
 
 # %% ../nbs/11c_cli_run.ipynb #34edec8e
-import importlib.metadata, json, os, platform, shutil, sys, time
+import importlib.metadata, importlib.util, json, os, platform, shutil, sys, time
 from pathlib import Path
 import matplotlib.pyplot as plt
 import pandas as pd, torch
@@ -23,6 +24,7 @@ from .show_splits import show_splits
 from .metrics import DatasetMetrics
 from .mixture import planned_rows
 from .resume import SaveResume
+from .safe import load_safe
 from .learner import score_by
 from .plots import plot_confusion, plot_row, plot_scores, worst_rows
 import tsmeta.history
@@ -212,6 +214,15 @@ def dataset_history(learn, n_epoch):
     rows = table.groupby(['epoch', 'metric'])['rows'].sum()
     return table if table.epoch.nunique() == n_epoch and rows.nunique() == 1 else None
 
+def save_learner(learn, run):
+    "Save a learner as weights and JSON; as a pickle where safetensors is not installed"
+    if importlib.util.find_spec('safetensors'): learn.export_safe(Path(run)/'learner', replace=True)
+    else: learn.export('learner.pkl')
+
+def read_learner(run):
+    "Load the learner of a run; only if it was saved as a pickle can that run code"
+    return load_safe(Path(run)/'learner') if (Path(run)/'learner').is_dir() else load_learner(Path(run)/'learner.pkl')
+
 def _begin(run, mds, words, now):
     (run/'config.toml').write_text(as_toml(now), encoding='utf-8')
     write_splits(run/'splits.json', mds.metadataset, mds, words)
@@ -235,7 +246,7 @@ def _finish(run, learn, mds, by):
     tables = dict(history=history, predictions=predictions, datasets=scores, mixture=mix, **(dict(groups=score_parts(predictions, by)) if by else {}))
     if (each := dataset_history(learn, len(history))) is not None: tables['dataset_history'] = each
     for name, table in tables.items(): table.to_csv(run/f'{name}.csv', index=False)
-    learn.export('learner.pkl')
+    save_learner(learn, run)
     draw_run(run, mds, history, predictions, mix, by, None if each is None or len(history) < 2 else learn)
     write_run(run, state='done', finished=time.strftime('%Y-%m-%d %H:%M:%S'), rows={s: len(v) for s, v in mds.splits.items()})
     shutil.rmtree(run/'checkpoints', ignore_errors=True)
@@ -268,7 +279,7 @@ def predict_run(
     "Predict new data with the learner of a run"
     check_out(out)
     if read_run(run).get('state') != 'done': raise ValueError(f'The run in {run} is not done: tsmeta train --config {Path(run)/"config.toml"} --resume goes on with it.')
-    meta, learn = run_data(run, data, cut), load_learner(Path(run)/'learner.pkl')
+    meta, learn = run_data(run, data, cut), read_learner(run)
     with learn.no_bar():
         if str(out) == '-': learn.predict_table(data=meta).to_csv(sys.stdout, index=False)
         else:
