@@ -11,7 +11,8 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
            'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
            'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset',
-           'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss', 'register_transform']
+           'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss', 'register_transform',
+           'DatasetInput', 'WithDataset', 'OwnLabels']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -26,10 +27,12 @@ from .meta import TensorSeries, TSMetaDataset
 from .scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from .datasets import TSMetaDatasets
 from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .inputs import DatasetInput, WithDataset
 from .stream import Stream
 from .resume import SaveResume
 from .metrics import DatasetMetrics
 from .mixture import MixtureScheduler, TrackDatasets
+from .own_labels import OwnLabels
 from .learner import score_by
 from .registry import make_arch, register_arch, register_loss, register_transform
 from .safe import load_safe
@@ -46,4 +49,4 @@ _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
          'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
          'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
-         'make_arch', 'register_arch', 'register_loss', 'register_transform']
+         'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels']
