@@ -277,3 +277,9 @@ def test_models_that_answer_otherwise_are_refused():
     class Pair(First):
         def forward(self, x): return x[:, 0, :1] + self.w, x
     with pytest.raises(TypeError, match='answers with one tensor, this one gives a tuple'): learner(numbered(), model=Pair()).predict_table()
+
+
+@pytest.mark.parametrize('loss', [nn.MSELoss(), nn.functional.mse_loss, lambda p, y: (p[:, 0] - y).pow(2).mean(), MSELossFlat()])
+def test_the_loss_of_a_row_is_its_own(loss):
+    "A plain loss would compare outputs (n, 1) with targets (n,) each with each."
+    assert right(learner(numbered(), loss_func=loss).predict_table(), 29).loss.max() < .26

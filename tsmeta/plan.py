@@ -114,6 +114,7 @@ def permute(
 # %% ../nbs/04_plan.ipynb #868a6c01
 class Plan:
     "Say which rows make each batch of each epoch, as a pure function of (seed, epoch, batch)"
+    uneven = False # Whether batches other than the last may be incomplete
     def __init__(self,
         n:int, # Number of rows
         bs:int=64, # Rows per batch
@@ -180,12 +181,14 @@ def __iter__(self:Plan): return (self[i] for i in range(len(self)))
 @patch(as_prop=True)
 def fingerprint(self:Plan)->str:
     "16 hex digits (sha256) over everything that decides the order, except the epoch"
-    facts = dict(n=self.n, bs=self.bs, shuffle=self.shuffle, seed=self.seed, drop_last=self.drop_last)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode()).hexdigest()[:16]
+
+@patch
+def _facts(self:Plan): return dict(n=self.n, bs=self.bs, shuffle=self.shuffle, seed=self.seed, drop_last=self.drop_last)
 
 # %% ../nbs/04_plan.ipynb #01ba285e
 def check_plan(plan, epochs=2):
-    "Check that each epoch gives every row once (but for `dropped`), in batches of `bs`, the same in any order of calls"
+    "Check that each epoch gives every row once (but for `dropped`), in batches of `bs` (of at most `bs`, where `plan.uneven`), the same in any order of calls"
     for e in range(epochs):
         batches = [plan[e, i] for i in range(len(plan))]
         again = [plan[e, i] for i in reversed(range(len(plan)))][::-1]
@@ -194,4 +197,4 @@ def check_plan(plan, epochs=2):
         if len(np.unique(ids)) != len(ids): raise AssertionError(f'{plan}: a row comes twice in epoch {e}')
         if len(ids) != plan.n - plan.dropped or (len(ids) and (ids.min() < 0 or ids.max() >= plan.n)):
             raise AssertionError(f'{plan}: epoch {e} gives {len(ids)} rows')
-        if any(len(b) != plan.bs for b in batches[:-1]): raise AssertionError(f'{plan}: a batch other than the last is incomplete')
+        if any(len(b) > plan.bs or not plan.uneven and len(b) < plan.bs for b in batches[:-1]): raise AssertionError(f'{plan}: a batch other than the last is incomplete')
