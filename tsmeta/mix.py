@@ -208,16 +208,13 @@ class MixPlan(Plan):
 
 # %% ../nbs/04a_mix.ipynb #e80f2b8e
 @patch
-def _numbers(self:MixPlan, epoch, i):
-    "The quota numbers that make batch `i`"
-    B, q = len(self), len(self.quota)
+def _numbers(self:MixPlan, epoch, i, turn):
+    "The quota numbers that make batch `i`, whose turn is `turn`"
     if self.mix.batching == 'per_dataset':
-        b = permute(np.array([i]), B, perm_keys(B, self.seed, epoch, 1))
-        (d,), (k,) = self._parts.locate(b)
+        (d,), (k,) = self._parts.locate([turn])
         first = self.quota.starts[d] + k*self.bs
         return np.arange(first, min(first + self.bs, self.quota.starts[d+1]))
-    first = permute(np.array([i]), B, perm_keys(B, self.seed, epoch, 1))[0]
-    ms = np.arange(first, q, B)
+    ms = np.arange(turn, len(self.quota), len(self))
     return ms[permute(np.arange(len(ms)), len(ms), perm_keys(len(ms), self.seed, epoch, 2, i))]
 
 @patch
@@ -227,7 +224,9 @@ def _rows_of(self:MixPlan, epoch, ms):
 
 @patch
 def many(self:MixPlan, epoch, i, j):
-    if self.mix.batching != 'random': return [self._rows_of(epoch, self._numbers(epoch, k)) for k in range(i, j)]
+    if self.mix.batching != 'random':
+        turns = permute(np.arange(i, j), len(self), perm_keys(len(self), self.seed, epoch, 1))
+        return [self._rows_of(epoch, self._numbers(epoch, k, turn)) for k, turn in zip(range(i, j), turns)]
     if self._keys[0] != (self.seed, epoch): self._keys = (self.seed, epoch), perm_keys(len(self.quota), self.seed, epoch, 0)
     stop = min(j*self.bs, len(self.quota))
     rows = self._rows_of(epoch, permute(np.arange(i*self.bs, stop), len(self.quota), self._keys[1]))
