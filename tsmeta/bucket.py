@@ -14,7 +14,7 @@ import numpy as np
 # %% ../nbs/04d_bucket.ipynb #27d1a8bf
 from .index import Index
 from .plan import Plan, hash64, perm_keys, permute
-from .mix import MixPlan, as_mix, draw_each, quotas, whole
+from .mix import MixPlan, as_mix, draw_each, parts_sizes, quotas, whole
 
 # %% ../nbs/04d_bucket.ipynb #8c75d46a
 class BucketPlan(MixPlan):
@@ -56,6 +56,9 @@ class BucketPlan(MixPlan):
     def __len__(self): return len(self._parts)
     def __repr__(self): return super().__repr__().replace('MixPlan', 'BucketPlan', 1) + f', {len(self._groups.lens):,} buckets'
 
+    def sizes(self):
+        "How many batches of which size an epoch has"
+        return parts_sizes(self._groups.lens, self.bs)
     def many(self, epoch, i, j):
         "Batches `i … j-1` of an epoch, worked out together"
         if i >= j: return []
@@ -91,6 +94,9 @@ class RunPlan(Plan):
     def __len__(self): return len(self._parts)
     @property
     def n_rows(self): return self.n
+    def sizes(self):
+        "How many batches of which size an epoch has"
+        return parts_sizes(self.runs.lens, self.bs)
     def many(self, epoch, i, j):
         "Batches `i … j-1`, the same in every epoch"
         runs, ks = self._parts.locate(np.arange(i, j))
