@@ -112,6 +112,14 @@ def test_a_mix_that_changes_on_the_way(tmp_path):
         assert digest(resumed(tmp_path/str(k), [Schedule], mix='equal')) == want, k
 
 
+def test_a_mix_that_changes_in_the_middle_of_an_epoch_is_refused(tmp_path):
+    class Hasty(Callback):
+        def after_batch(self):
+            if self.training and self.iter == 3: self.dls.train.set_mix('proportional')
+    with pytest.raises(ValueError, match='Change it between epochs'): fit(learner(mix='equal'), tmp_path, cbs=[Hasty()])
+    assert Checkpoints(tmp_path).newest()[1]['at']['batch'] == 3
+
+
 def test_saving_changes_nothing(tmp_path):
     learn = learner()
     fit(learn, tmp_path)
@@ -186,7 +194,7 @@ def test_loaders_of_another_kind_are_refused(tmp_path):
     learn = learner()
     x, y = learn.dls.train_ds[[0, 1, 2, 3]]
     learn.dls = DataLoaders(*[DataLoader(list(zip(x, y)), bs=2)]*2)
-    with pytest.raises(TypeError, match='order cannot be repeated'): fit(learn, tmp_path)
+    with pytest.raises(TypeError, match='but this learner has a DataLoader'): fit(learn, tmp_path)
 
 
 @pytest.mark.parametrize('harm', ['cut', 'flip', 'empty'])

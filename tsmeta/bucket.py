@@ -14,7 +14,7 @@ import numpy as np
 # %% ../nbs/04d_bucket.ipynb #27d1a8bf
 from .index import Index
 from .plan import Plan, hash64, perm_keys, permute
-from .mix import MixPlan, as_mix, draw_each, quotas, whole
+from .mix import MixPlan, as_mix, draw_each, parts_sizes, quotas, whole
 
 # %% ../nbs/04d_bucket.ipynb #8c75d46a
 class BucketPlan(MixPlan):
@@ -37,6 +37,7 @@ class BucketPlan(MixPlan):
         "Change the mix, from the next batch asked for"
         self.mix = as_mix(mix)
         if self.mix.batching != 'random': raise ValueError(f'Buckets say how batches are put together; the mix says batching={self.mix.batching!r}. Ask for one of them.')
+        self._lens_by, self._offs_by = self.lens[self._by], self.offs[self._by]
         q = quotas(self.mix, self.lens, self.bs, self.names)[self._by]
         self.asked = int(q.sum())
         if not self.asked: raise ValueError(f'{self.mix} leaves no rows in an epoch.')
@@ -45,29 +46,30 @@ class BucketPlan(MixPlan):
             for a, b in zip(ends, ends[1:]):
                 if (total := int(q[a:b].sum())) > self.bs and total % self.bs: q[a:b] = whole(q[a:b]/total, total - total % self.bs)
         self.quota = Index(q)
-        self._first = self.quota.starts[ends]
-        self._parts = Index(-(-np.diff(self._first)//self.bs))
+        self._groups = Index(np.diff(self.quota.starts[ends]))
+        self._parts = Index(-(-self._groups.lens//self.bs))
 
     @property
     def counts(self):
         "Rows of each dataset in an epoch"
         return self.quota.lens[np.argsort(self._by)]
     def __len__(self): return len(self._parts)
-    def __repr__(self): return super().__repr__().replace('MixPlan', 'BucketPlan', 1) + f', {len(self._first)-1:,} buckets'
+    def __repr__(self): return super().__repr__().replace('MixPlan', 'BucketPlan', 1) + f', {len(self._groups.lens):,} buckets'
 
+    def sizes(self):
+        "How many batches of which size an epoch has"
+        return parts_sizes(self._groups.lens, self.bs)
     def many(self, epoch, i, j):
-        "Batches `i … j-1` of an epoch"
-        parts = permute(np.arange(i, j), len(self), perm_keys(len(self), self.seed, epoch, 9))
-        return [self._rows_of(epoch, self._part(epoch, int(g), int(k))) for g, k in zip(*self._parts.locate(parts))]
-
-    def _part(self, epoch, g, k):
-        "Quota numbers of part `k` of bucket `g`"
-        first, n = self._first[g], int(self._first[g+1] - self._first[g])
-        return first + permute(np.arange(k*self.bs, min((k+1)*self.bs, n)), n, perm_keys(n, self.seed, epoch, 10, g))
-
-    def _rows_of(self, epoch, ms):
-        out = draw_each(ms, self.quota, self.lens[self._by], self.offs[self._by], hash64(self.seed, epoch, 3))
-        return out if self.where is None else self.where[out]
+        "Batches `i … j-1` of an epoch, worked out together"
+        if i >= j: return []
+        g, k = self._parts.locate(permute(np.arange(i, j), len(self), perm_keys(len(self), self.seed, epoch, 9)))
+        begin = self._groups.starts[g] + k*self.bs
+        n = np.minimum(self.bs, self._groups.starts[g+1] - begin)
+        cuts = np.cumsum(n)
+        places = np.repeat(begin - cuts + n, n) + np.arange(cuts[-1])
+        numbers = draw_each(places, self._groups, self._groups.lens, self._groups.starts, hash64(self.seed, epoch, 10))
+        rows = draw_each(numbers, self.quota, self._lens_by, self._offs_by, hash64(self.seed, epoch, 3))
+        return np.split(rows if self.where is None else self.where[rows], cuts[:-1])
 
     def _facts(self): return dict(super()._facts(), by=hashlib.sha256(self._by.tobytes() + self._bucket.tobytes()).hexdigest())
 
@@ -92,6 +94,9 @@ class RunPlan(Plan):
     def __len__(self): return len(self._parts)
     @property
     def n_rows(self): return self.n
+    def sizes(self):
+        "How many batches of which size an epoch has"
+        return parts_sizes(self.runs.lens, self.bs)
     def many(self, epoch, i, j):
         "Batches `i … j-1`, the same in every epoch"
         runs, ks = self._parts.locate(np.arange(i, j))

@@ -10,6 +10,7 @@ __all__ = ['mix64', 'hash64', 'perm_keys', 'permute', 'Plan', 'check_plan']
 # %% ../nbs/04_plan.ipynb #867115ed
 import hashlib, json, math
 import numpy as np
+from collections import Counter
 from fastcore.basics import patch
 
 # %% ../nbs/04_plan.ipynb #19de4cd6
@@ -175,6 +176,12 @@ def __getitem__(self:Plan, i):
     return self.many(epoch, i, i+1)[0]
 
 @patch
+def sizes(self:Plan)->dict: # Rows → number of batches
+    "How many batches of which size an epoch has, without going through it"
+    full, rest = divmod(self.n_rows, self.bs)
+    return {k: n for k, n in ((self.bs, full), (rest, 1)) if k and n}
+
+@patch
 def __iter__(self:Plan): return (self[i] for i in range(len(self)))
 
 # %% ../nbs/04_plan.ipynb #ec26a868
@@ -194,6 +201,7 @@ def check_plan(plan, epochs=2):
         again = [plan[e, i] for i in reversed(range(len(plan)))][::-1]
         ids = np.concatenate(batches) if batches else np.zeros(0, np.int64)
         if any(not np.array_equal(a, b) for a, b in zip(batches, again)): raise AssertionError(f'{plan}: batches depend on the order of calls')
+        if dict(Counter(map(len, batches))) != plan.sizes(): raise AssertionError(f'{plan}: batches are not as large as it says')
         if len(np.unique(ids)) != len(ids): raise AssertionError(f'{plan}: a row comes twice in epoch {e}')
         if len(ids) != plan.n - plan.dropped or (len(ids) and (ids.min() < 0 or ids.max() >= plan.n)):
             raise AssertionError(f'{plan}: epoch {e} gives {len(ids)} rows')

@@ -150,7 +150,7 @@ class SaveResume(Callback):
 
     def _check(self):
         if odd := [dl for dl in self.dls.loaders if not isinstance(dl, TSMetaDataLoader)]:
-            raise TypeError(f'SaveResume knows the place of a TSMetaDataLoader; this learner has a {type(odd[0]).__name__}, whose order cannot be repeated.')
+            raise TypeError(f'SaveResume goes on from the place of a TSMetaDataLoader, but this learner has a {type(odd[0]).__name__}.')
         if num_distrib() > 1: raise ValueError(f'SaveResume keeps the state of one process; this training has {num_distrib()}.')
 
     def _now(self): return dict(facts=facts(self.learn), prints=[dl.fingerprints() for dl in self.dls.loaders])
@@ -194,8 +194,14 @@ def _go_on(self:SaveResume):
     del learn.all_batches, self._kept
     learn.n_iter, done = len(learn.dl), kept['at']['batch']
     put_counts(learn, kept)
+    self._plan = learn.dls.train._plan
     if done < learn.n_iter:
         for o in enumerate(learn.dl, done): learn.one_batch(*o)
+
+@patch
+def before_train(self:SaveResume):
+    "Note by which plan the epoch begins"
+    self._plan = self.dls.train._plan
 
 @patch
 def after_batch(self:SaveResume):
@@ -213,6 +219,8 @@ def after_fit(self:SaveResume):
 
 @patch
 def _save(self:SaveResume, phase, batch):
+    if phase == 'train' and self.dls.train._plan is not self._plan:
+        raise ValueError('The mix was changed in the middle of an epoch, so a checkpoint could not tell which rows are left. Change it between epochs, in before_epoch or after_epoch.')
     at = dict(epoch=self.epoch, phase=phase, batch=batch)
     self.checkpoints.write(self._step + (phase == 'done'), dict(at=at, first=self._first, **remembered(self.learn)))
     self._mark()

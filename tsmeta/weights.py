@@ -67,7 +67,8 @@ def rows_by_dataset(
     edges = view.ids() if view.ranges is None else (view.ranges - [0, 1]).ravel()
     of = ds.index.locate(edges)[0]
     if (np.diff(of) >= 0).all(): return None
-    return np.argsort(ds.index.locate(view.ids())[0], kind='stable')
+    of = ds.index.locate(view.ids())[0]
+    return np.argsort(of.astype(np.uint16) if len(ds.lens) < 1 << 16 else of, kind='stable')
 
 def bucket_keys(
     ds:TSMetaDataset, # The set whose rows are loaded
