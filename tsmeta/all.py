@@ -10,7 +10,8 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
            'join_steps', 'join_windows', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
-           'register_transform', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store', 'TSStreamLoader']
+           'register_transform', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows',
+           'Store', 'TSStreamLoader']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
@@ -30,7 +31,7 @@ from .learner import score_by
 from .registry import make_arch, register_arch, register_loss, register_transform
 from .safe import load_safe
 from .windows import join_steps, join_windows
-from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
+from .plots import plot_confusion, plot_confusions, plot_scores, plot_worst, worst_rows
 from .store import Store
 from .streams import TSStreamLoader
 import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, tsmeta.remote, tsmeta.state, tsmeta.view
@@ -40,5 +41,5 @@ _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
          'score_by', 'join_steps', 'join_windows', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
-         'register_transform', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
+         'register_transform', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows',
          'Store', 'TSStreamLoader']
