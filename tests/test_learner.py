@@ -290,7 +290,7 @@ def test_confusions_of_the_worst_groups():
     t = made_up(9)
     fig = plot_confusions(t, n=4)
     assert [a.get_title('left') for a in fig.axes if a.images] == [f'{r["name"]}: {r.accuracy:.0%} of 20' for _, r in score_by(t).head(4).iterrows()]
-    assert {tuple(o.get_text() for o in a.get_xticklabels()) for a in fig.axes if a.images} == {('a', 'b', 'c')}
+    assert [tuple(o.get_text() for o in a.get_xticklabels()) for a in fig.axes if a.images] == [(), *[('a', 'b', 'c')]*3]
     assert len([a for a in plot_confusions(t, 'town').axes if a.images]) == 2
     with pytest.raises(ValueError, match='needs targets that are labels'): plot_confusions(t.drop(columns='target'))
     plt.close('all')

@@ -106,6 +106,7 @@ def plot_confusions(
     for k, (ax, (_, r)) in enumerate(zip(axs.flat, scores.iterrows())):
         plot_confusion(table[table[key] == r[key]], ax, labels)
         ax.set_title(f'{r["name"] if key == "dataset" else r[key]}: {r.accuracy:.0%} of {r.rows:,}', fontsize=10, loc='left')
+        ax.tick_params(labelbottom=k + cols >= len(scores))
         ax.set(xlabel='prediction' if k + cols >= len(scores) else None, ylabel='target' if k % cols == 0 else None)
     return fig
 
