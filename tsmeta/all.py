@@ -11,10 +11,12 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
            'join_steps', 'join_windows', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
            'register_transform', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'TSStreamLoader']
+           'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset',
+           'DatasetInput', 'WithDataset', 'OwnLabels']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
-from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
+from .source import ArraySource, FileSource, WindowSource
+from .adapt import ItemSource, to_source
 from .spec import ReadInstruction
 from .split import even_splits, split_for_process
 from .splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
@@ -22,9 +24,12 @@ from .leak import check_leakage
 from .show_splits import show_splits
 from .mix import Mix
 from .meta import TensorSeries, TSMetaDataset
+from .scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from .datasets import TSMetaDatasets
 from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .inputs import DatasetInput, WithDataset
 from .stream import Stream
+from .own_labels import OwnLabels
 from .metrics import DatasetMetrics
 from .mixture import MixtureScheduler, TrackDatasets
 from .learner import score_by
@@ -40,6 +45,6 @@ import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
-         'score_by', 'join_steps', 'join_windows', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
-         'register_transform', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows',
-         'Store', 'TSStreamLoader']
+         'score_by', 'join_steps', 'join_windows', 'load_safe', 'make_arch', 'register_arch', 'register_loss', 'register_transform', 'plot_confusion', 'plot_confusions',
+         'plot_scores', 'plot_worst', 'worst_rows',
+         'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'DatasetInput', 'WithDataset', 'OwnLabels']
