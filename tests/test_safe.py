@@ -309,3 +309,13 @@ def test_new_data_that_does_not_fit_is_refused(tmp_path):
     for bad, text in [(x[:, :1], '1 variables, expected 2'), (x[:, :, :9], '9 steps, expected 12'), ((x, list('abz')), "unknown label 'z'"),
                       (TSMetaDataset({'bed 7': x}, var_names=['v', 'w']), "variables named \\['v', 'w'\\], expected \\['u', 'v'\\]"), ((x, [.1, .2, .3]), 'label')]:
         with pytest.raises((ValueError, TypeError), match=text): new.predict_table(data=bad)
+
+
+@pytest.mark.parametrize('how', ['StandardizeByDataset', 'RobustScaleByDataset', 'MinMaxScaleByDataset'])
+def test_scales_by_dataset(how, tmp_path):
+    import tsmeta.scale
+    for k, kwargs in enumerate([{}, dict(groups='all'), dict(groups='row'), dict(unseen='all')]):
+        learn = learner(tfms=getattr(tsmeta.scale, how)(**kwargs))
+        same(learn, path := learn.export_safe(tmp_path/str(k)))
+        a, b = (o.predict_table(data=learn.dls.valid.dataset) for o in (learn, load_safe(path)))
+        pd.testing.assert_frame_equal(a, b, check_exact=True)

@@ -9,10 +9,10 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
-           'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
-           'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset',
-           'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss', 'register_transform',
-           'DatasetInput', 'WithDataset', 'OwnLabels']
+           'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows',
+           'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset',
+           'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
+           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -37,7 +37,7 @@ from .learner import score_by
 from .registry import make_arch, register_arch, register_loss, register_transform
 from .safe import load_safe
 from .windows import join_steps, join_windows
-from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
+from .plots import plot_confusion, plot_confusions, plot_scores, plot_worst, worst_rows
 from .store import Store
 from .split_file import SplitFile, write_splits
 from .streams import TSStreamLoader
@@ -47,6 +47,6 @@ import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
-         'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
+         'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
          'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
          'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels']

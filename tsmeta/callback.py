@@ -92,6 +92,7 @@ class RowSums:
     def add(self, ids, pred, y):
         "Take one batch: global ids, outputs, targets"
         if len(ids) != len(pred): raise ValueError(f'The model gives {len(pred):,} outputs for {len(ids):,} rows; a table by dataset needs one per row.')
+        if not len(ids): return
         self._held.append((ids, pred.detach(), y.detach()))
         self._size += pred.numel()
         if self._size >= self.collect: self.flush()
@@ -133,6 +134,10 @@ def intervals(
         return mean, mean - z*se, mean + z*se
 
 # %% ../nbs/09_callback.ipynb #807ede57
+def _counted_elsewhere(dl):
+    "Did all processes of a distributed training get this batch, so that the first of them counts it?"
+    return getattr(dl, '_shared', False) and dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
+
 class ByDataset(Callback):
     "Base of callbacks that look at rows by dataset; at rest while searching a learning rate or predicting"
     order = 45
@@ -159,4 +164,5 @@ class ByDataset(Callback):
         "Ids, outputs and targets of the batch just passed through the model"
         if not isinstance(self.pred, torch.Tensor):
             raise TypeError(f'{type(self).__name__} needs a model that answers with one tensor, this one gives a {type(self.pred).__name__}.')
-        return self.learn.dl.ids, self.pred, self.y
+        ids, n = self.learn.dl.ids, 0 if _counted_elsewhere(self.learn.dl) else None
+        return ids[:n], self.pred[:n], self.y[:n]

@@ -44,7 +44,8 @@ class Deliveries(Callback):
     def after_batch(self):
         loss = row_losses(self.learn.loss_func, self.pred, self.y) if self.with_loss else None
         row = [self.act(self.pred), loss, self.x if self.with_input else None]
-        self.held.append((self.loader.ids, *(None if o is None else o.detach().cpu().float().numpy() for o in row)))
+        ids = getattr(self.loader, 'all_ids', self.loader.ids)
+        self.held.append((ids, *(None if o is None else self.learn.to_detach(o).float().numpy() for o in row)))
         self.size += self.pred.numel() + (self.x.numel() if self.with_input else 0)
         if self.enough and self.size >= self.enough: self.flush()
 

@@ -113,6 +113,7 @@ class Pass:
 
     def add(self, ids, pred, y):
         "Take one batch: global ids, outputs, targets"
+        if not len(ids): return
         if self.sums is None: self._sort(pred, y)
         self.sums.add(ids, pred, y)
         if len(self.sums.funcs) < len(self.asked): self.kept.append((ids, *(o.detach().cpu().as_subclass(torch.Tensor) for o in (pred, y))))

@@ -95,9 +95,12 @@ class MixtureScheduler(ByDataset):
         dl = self.loader(0)
         dl.set_mix(Mix(p, batching=self.batching))
         self.learn._mixtures.append((self.epoch, p, planned_rows(dl)))
-        if self.sums and self._resumed: self.sums.rows, self.sums.sums[0] = self._resumed['rows'].copy(), self._resumed['losses'].copy()
-        elif self.sums: self.sums.reset()
+        if self.sums: self.sums.reset()
+        if self._resumed and self.epoch == self._resumed['epoch']: self._put_sums(self._resumed)
         self._resumed = None
+
+    def _put_sums(self, state):
+        if self.sums and state['rows'] is not None: self.sums.rows, self.sums.sums[0] = np.array(state['rows']), np.array(state['losses'])
 
     def after_loss(self):
         if self.sums and self.training: self.sums.add(*self.delivered())
@@ -138,4 +141,5 @@ def load_state_dict(self:MixtureScheduler,
     if not isinstance(state, dict) or not {'kind', 'names', 'epoch', 'share', 'known', 'rows', 'losses'} <= set(state): raise ValueError('This is not the state of a MixtureScheduler.')
     if state['kind'] != self.kind: raise ValueError(f'This state is of a mixture {state["kind"]}, but this one is {self.kind}.')
     self._resumed, self.known = state, None if state['known'] is None else np.array(state['known'])
+    self._put_sums(state)
     if self.learn is not None: self.loader(0).set_mix(Mix(np.array(state['share']), batching=self.batching))

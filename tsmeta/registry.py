@@ -32,7 +32,12 @@ def pack(
         out = [pack(o, tensors, f'{key}.{k}') for k, o in enumerate(value)]
         return {'tuple': out} if isinstance(value, tuple) else out
     if isinstance(value, dict) and all(isinstance(k, str) for k in value): return {'dict': {k: pack(o, tensors, f'{key}.{k}') for k, o in value.items()}}
+    if isinstance(value, dict): return {'items': [[pack(k, tensors, f'{key}.{n}'), pack(o, tensors, f'{key}.{n}')] for n, (k, o) in enumerate(value.items())]}
     raise TypeError(f'{key} is a {type(value).__name__}, which JSON and safetensors cannot hold.')
+
+def _key(k):
+    if isinstance(k, (list, dict)): raise ValueError(f'This description of a value is damaged: {k} is no key.')
+    return k
 
 def unpack(
     value, # From `pack`
@@ -45,6 +50,7 @@ def unpack(
     if kind == 'float' and o in ('nan', 'inf', '-inf'): return float(o)
     if kind == 'tuple' and isinstance(o, list): return tuple(unpack(v, tensors) for v in o)
     if kind == 'dict' and isinstance(o, dict): return {k: unpack(v, tensors) for k, v in o.items()}
+    if kind == 'items' and isinstance(o, list) and all(isinstance(p, list) and len(p) == 2 for p in o): return {_key(unpack(k, tensors)): unpack(v, tensors) for k, v in o}
     if kind in ('tensor', 'array') and isinstance(o, str) and o in tensors: return tensors[o] if kind == 'tensor' else tensors[o].numpy()
     raise ValueError(f'This description of a value is damaged: {str(value)[:80]}')
 
@@ -86,7 +92,8 @@ class Registry:
 def _table(**modules): return {name: module.replace('_', '.') for module, names in modules.items() for name in names.split()}
 
 ARCHS = Registry('architecture', {}, 'register_arch')
-TRANSFORMS = Registry('transform', _table(tsai_data_preprocessing='TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
+TRANSFORMS = Registry('transform', _table(tsmeta_scale='StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset',
+    tsai_data_preprocessing='TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
     'TSLog TSCyclicalPosition TSLinearPosition TSMissingness TSSelfMissingness TSPositionGaps TSRollingMean TSLogReturn TSAdd TSDropVars'), 'register_transform')
 LOSSES = Registry('loss', _table(fastai_losses='CrossEntropyLossFlat FocalLossFlat BCEWithLogitsLossFlat BCELossFlat MSELossFlat L1LossFlat LabelSmoothingCrossEntropyFlat '
     'LabelSmoothingCrossEntropy', torch_nn='CrossEntropyLoss MSELoss L1Loss SmoothL1Loss HuberLoss BCEWithLogitsLoss',
@@ -148,7 +155,8 @@ def describe_tfm(
     if (name := TRANSFORMS.name(t)) is not None: return dict(name=name, function=True)
     if (name := TRANSFORMS.name(type(t))) is None:
         raise ValueError(f'The transform {type(t).__name__} ({t}) has no name, so it cannot be exported safely: register its class, or the function itself, with register_transform.')
-    try: return dict(name=name, state={k: pack(v, tensors, f'{key}.{k}') for k, v in vars(t).items() if k not in _METHODS and not k.startswith('__')})
+    state = vars(t) if type(t).__getstate__ is object.__getstate__ else t.__getstate__()
+    try: return dict(name=name, state={k: pack(v, tensors, f'{key}.{k}') for k, v in state.items() if k not in _METHODS and not k.startswith('__')})
     except TypeError as e: raise TypeError(f'The transform {name} cannot be exported safely: {e}') from None
 
 def _required(cls, state):
