@@ -21,7 +21,8 @@ from .show_splits import show_splits
 from .mix import Mix
 from .meta import TensorSeries, TSMetaDataset
 from .datasets import TSMetaDatasets
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
 from .stream import Stream
 from .learner import score_by
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows

@@ -24,7 +24,7 @@ import tsmeta.recordings
 from .watch import WATCH_VARS, write_watch
 from .splitter import HoldoutSplitter
 from .meta import TSMetaDataset
-from .load import TSMetaDataLoaders
+from .loaders import TSMetaDataLoaders
 from .learner import score_by
 from .plots import plot_confusion, plot_row, plot_scores, plot_worst, worst_rows
 

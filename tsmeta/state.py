@@ -13,7 +13,8 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% ../nbs/08c_state.ipynb #8cea8732
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
 
 # %% ../nbs/08c_state.ipynb #eaaeade5
 def _hash(*parts): return hashlib.sha256(b'|'.join(p if isinstance(p, bytes) else str(p).encode() for p in parts)).hexdigest()[:16]
