@@ -32,7 +32,7 @@ class Deliveries(Callback):
         if self.n and self.pred.shape[self.axis] != self.n:
             raise ValueError(f'The model gives {self.pred.shape[self.axis]} numbers per row, but there are {self.n} labels.')
 
-    def after_batch(self): self.ids.append(self.loader.ids)
+    def after_batch(self): self.ids.append(self.loader.all_ids)
 
 def _ours(dl):
     if isinstance(dl, TSMetaDataLoader): return dl

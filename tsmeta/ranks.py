@@ -6,7 +6,7 @@ Docs: https://tsmeta.github.io/tsmeta/ranks.html.md"""
 
 # %% auto #0
 __all__ = ['grouped', 'process_rank', 'Deal', 'batch_sizes', 'gather_rows', 'mean_factor', 'short_hash', 'row_prints',
-           'check_ranks', 'ranked']
+           'check_ranks', 'Sharded', 'ranked']
 
 # %% ../nbs/07i_ranks.ipynb #6e5a731b
 import hashlib, os
@@ -14,6 +14,7 @@ import numpy as np, torch
 import torch.distributed as dist
 from collections import Counter
 from fastai.data.core import TfmdDL
+from fastai.torch_core import apply, to_detach
 from functools import lru_cache
 
 # %% ../nbs/07i_ranks.ipynb #0a427550
@@ -147,6 +148,42 @@ def check_ranks(
     other = [k for k, (_, o) in enumerate(found) if o != found[0][1]]
     if other: raise ValueError(f'Ranks {other[:8]} order their rows otherwise than rank 0: seed, bs, shuffle, drop_last, weights and mix must be the same in all processes.')
 
+# %% ../nbs/07i_ranks.ipynb #bd0b16ea
+class Sharded:
+    "A loader that delivers the share of one process"
+    @property
+    def deal(self):
+        "How batches are dealt out to processes"
+        return Deal(*self._place, self.drop_last)
+
+    def _check_place(self):
+        w = self._place[1]
+        if w == 1: return
+        if self.bs % w: raise ValueError(f'bs={self.bs} is the number of rows of all {w} processes together, so {w} must divide it: take {max(1, self.bs//w)*w} or {-(-self.bs//w)*w}.')
+        if self._given is None and self.plan.shuffle: raise ValueError(f'Each of the {w} processes would shuffle in its own way: give a seed.')
+        if self.on_bad == 'skip':
+            raise ValueError("on_bad='skip' makes batches shorter, and processes would no longer have equal shares. Use it in one process, or clean the rows first.")
+
+    def _gathers(self): return self._place[1] > 1 and grouped() and dist.get_world_size() == self._place[1]
+
+    def _agree(self):
+        "Once, before training: do all processes hold the same rows in the same order?"
+        if self._agreed or not self._gathers() or not (self.plan.shuffle or self.dataset.split_idx == 0): return
+        check_ranks(short_hash(*row_prints(self.dataset).values()), self.plan.fingerprint)
+        self._agreed = True
+
+    def to_detach(self,
+        b, # What was found about a batch: tensors, nested in any way
+        cpu:bool=True, # Put it on the CPU
+        gather:bool=True, # Put together what all processes found
+    ):
+        "Detach what was found about the last batch: of all processes, every row once, in the order of `all_ids`"
+        b = to_detach(b, cpu=False, gather=False)
+        if gather and self._gathers():
+            factor = mean_factor(self.deal, self._sizes, self._shared)
+            b = apply(lambda o: gather_rows(o, self._shared, factor) if isinstance(o, torch.Tensor) else o, b)
+        return to_detach(b, cpu=cpu, gather=False)
+
 # %% ../nbs/07i_ranks.ipynb #28797a8b
 def _made_anew(cls): return cls.__new__(cls)
 
@@ -154,7 +191,8 @@ def _made_anew(cls): return cls.__new__(cls)
 def ranked(
     cls, # A class of loaders
 ):
-    "The same class of loaders, as a `DistributedDL`; itself, where accelerate is missing and fastai cannot distribute anything"
+    "The same class of loaders, as a `DistributedDL`; itself, where it is one, or accelerate is missing and fastai cannot distribute anything"
+    if hasattr(cls, 'plain'): return cls
     try: from fastai.distributed import DistributedDL
     except (ImportError, NameError): return cls
     own = {k: getattr(TfmdDL, k) for k in ('before_iter', 'after_iter', 'randomize', 'after_batch')}
