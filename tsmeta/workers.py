@@ -8,11 +8,11 @@ Docs: https://tsmeta.github.io/tsmeta/workers.html.md"""
 __all__ = ['ON_BAD', 'Task', 'name_rows', 'say_where', 'Reader', 'BadRows', 'WorkerDied', 'Workers', 'ReadsAhead']
 
 # %% ../nbs/07j_workers.ipynb #62f3b1ec
-import copy, time
+import copy, time, weakref
 import numpy as np, pandas as pd, torch
 from collections import Counter, deque
 from fastai.data.load import fa_collate
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -75,18 +75,17 @@ class Reader:
         return id(self.ds.gather), self.seed, self.on_bad, *(p and (id(p[0]), p[0].split_idx) for p in (self.item, self.batch))
 
     def gather(self, ids):
-        "x and y of rows; an error names the row at fault"
+        "x and y of rows; an error names the first row at fault"
         try: return self.ds.gather(ids)
         except Exception as e:
-            i, why = self._culprit(ids, e)
-            raise say_where(why, f'Reading {name_rows(self.ds, [i])}') from e
+            k, why = next(self._failures(ids), (0, e))
+            raise say_where(why, f'Reading {name_rows(self.ds, ids[k:k+1])}') from e
 
-    def _culprit(self, ids, e):
-        "The first row that fails on its own, and how"
-        for i in ids:
-            try: self.ds.gather(np.array([i]))
-            except Exception as why: return i, why
-        return ids[0], e
+    def _failures(self, ids):
+        "Which of these rows cannot be read, and why"
+        for k in range(len(ids)):
+            try: self.ds.gather(ids[k:k+1])
+            except Exception as e: yield k, e
 
     def __call__(self,
         task:Task, # What to read
@@ -105,22 +104,13 @@ def _finite(o):
     return np.isfinite(o).all(tuple(range(1, o.ndim))) if o is not None and o.dtype.kind == 'f' else True
 
 @patch
-def _readable(self:Reader, ids):
-    "Which rows can be read, one by one"
-    ok = np.ones(len(ids), bool)
-    for k, i in enumerate(ids):
-        try: self.ds.gather(np.array([i]))
-        except Exception: ok[k] = False
-    return ok
-
-@patch
 def _good(self:Reader, ids):
     "The good rows among these, and the ids of the bad ones with the reason"
     why = np.zeros(len(ids), np.int64)
     try: x, y = self.gather(ids)
     except Exception:
         if self.on_bad == 'raise': raise
-        why[~self._readable(ids)] = 2
+        why[[k for k, _ in self._failures(ids)]] = 2
         x, y = self.ds.gather(ids[why == 0])
     whole = np.broadcast_to(_finite(x) & _finite(y), len(x))
     why[np.flatnonzero(why == 0)[~whole]] = 1
@@ -187,6 +177,7 @@ class WorkerDied(RuntimeError):
 class _Watching(_MultiProcessingDataLoaderIter):
     "Torch's iteration over workers, which looks after them more often"
     def __init__(self, loader):
+        self._workers_status, self._task_info, self._rcvd_idx, loader.latest = [True]*loader.num_workers, {}, 0, self
         super().__init__(loader)
         signal_handling._remove_worker_pids(id(self))
         self._worker_pids_set = False
@@ -198,6 +189,7 @@ class _Watching(_MultiProcessingDataLoaderIter):
             if got[0] or time.monotonic() >= end: return got
 
 class _Loader(DataLoader):
+    latest = None
     def _get_iterator(self): return _Watching(self)
 
 class _Ahead:
@@ -215,8 +207,6 @@ class _Remote:
         b, kept, bad = self.read(task)
         return [(o.as_subclass(torch.Tensor), type(o)) if isinstance(o, torch.Tensor) else (o, None) for o in b], kept, bad
 
-def _same(o): return o
-
 # %% ../nbs/07j_workers.ipynb #9cdf824a
 class Workers:
     "Worker processes that read ahead, and give batches back in the order asked"
@@ -227,9 +217,9 @@ class Workers:
         persistent_workers:bool=False, # Keep them from one `run` to the next
         **kwargs, # `prefetch_factor`, `pin_memory`, `timeout`, `multiprocessing_context` as for torch's `DataLoader`
     ):
-        self.ds, self.ahead, self.busy, self.keep, self._it = read.ds, _Ahead(), False, persistent_workers, None
+        self.ds, self.ahead, self.busy, self.keep = read.ds, _Ahead(), False, persistent_workers
         gen = torch.Generator().manual_seed(hash64(seed) >> 1)
-        self.loader = _Loader(_Remote(read), batch_size=None, sampler=self.ahead, num_workers=num_workers, collate_fn=_same, generator=gen,
+        self.loader = _Loader(_Remote(read), batch_size=None, sampler=self.ahead, num_workers=num_workers, collate_fn=noop, generator=gen,
                               persistent_workers=persistent_workers, **kwargs)
 
     def run(self,
@@ -239,18 +229,18 @@ class Workers:
         self.ahead.tasks, self.busy = tasks, True
         self.ahead.out.clear()
         try:
-            self._it = self._guard(iter, self.loader)
-            while (made := self._guard(next, self._it, None)) is not None:
+            it = self._guard(iter, self.loader)
+            while (made := self._guard(next, it, None)) is not None:
                 b, kept, bad = made
                 yield self.ahead.out.popleft(), (tuple(o if t is None else o.as_subclass(t) for o, t in b), kept, bad)
         finally:
-            self.busy = False
+            self.busy, self.ahead.tasks = False, ()
             if not self.keep: self.close()
 
     def close(self):
         "End the workers"
-        if (it := self._it) is not None: it._shutdown_workers()
-        self._it = self.loader._iterator = None
+        if self.loader.latest is not None: self.loader.latest._shutdown_workers()
+        self.loader.latest = self.loader._iterator = None
 
 # %% ../nbs/07j_workers.ipynb #6a783373
 @patch
@@ -260,25 +250,22 @@ def _guard(self:Workers, step, *args):
     except Exception as e:
         if (dead := self._dead()) is None: raise
         text = self._obituary(*dead)
-        for w in self._live()._workers: w.kill()
+        for w in self.loader.latest._workers: w.kill()
         self.close()
         raise WorkerDied(text) from e
-
-@patch
-def _live(self:Workers): return self.loader._iterator if self._it is None else self._it
 
 @patch
 def _dead(self:Workers):
     "The first dead worker and its number, looked for again: a process that is ending may not have ended yet"
     for wait in (0, .1, .2):
         time.sleep(wait)
-        for i, w in enumerate(getattr(self._live(), '_workers', [])):
+        for i, w in enumerate(getattr(self.loader.latest, '_workers', [])):
             if not w.is_alive(): return i, w
 
 @patch
 def _obituary(self:Workers, i, w):
     "Which worker died of what, and over which batch"
-    it, out = self._live(), self.ahead.out
+    it, out = self.loader.latest, self.ahead.out
     mine = [k - it._rcvd_idx for k, info in it._task_info.items() if info[0] == i and len(info) == 1]
     how = f'was killed by signal {-w.exitcode}' if w.exitcode < 0 else f'ended with code {w.exitcode}'
     text = f'Worker {i} (process {w.pid}) {how}{" (out of memory?)" if w.exitcode == -9 else ""}'
@@ -302,4 +289,5 @@ class ReadsAhead:
         if keep:
             if old: old[1].close()
             self._kept = key, new
+            weakref.finalize(self, new.close)
         return new
