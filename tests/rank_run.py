@@ -72,7 +72,7 @@ def train(n, together):
 def order(**kwargs):
     "Ids and rows of two epochs of a loader with a random transform of rows, and the states on the way"
     dl = loaders(641, after_item=Jitter(), **kwargs).train
-    got = [(dl.ids.copy(), x.clone(), dl.dataset.mapping_idxs.copy(), json.dumps(dl.state_dict())) for _ in range(2) for x, y in dl]
+    got = [(dl.ids.copy(), x.as_subclass(torch.Tensor).clone(), dl.dataset.mapping_idxs.copy(), json.dumps(dl.state_dict())) for _ in range(2) for x, y in dl]
     return [list(o) for o in zip(*got)]
 
 
