@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 from html.parser import HTMLParser
+from itertools import groupby
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -18,6 +19,7 @@ from readme import Markdown, join
 
 ROOT = Path(__file__).resolve().parent.parent
 LINK = re.compile(r'(\]\(\s*<?)([^()<>\s]+)')
+LINE = re.compile(r'\[source\]\([^)]*#L(\d+)')
 
 
 class Stage:
@@ -31,6 +33,7 @@ class Stage:
         for old, new in self.names.items():
             nb = read_nb(self.folder/old)
             for cell in nb.cells: self.cell(cell, old.parent)
+            nb.cells = in_order(nb.cells)
             (self.folder/old).unlink()
             write_nb(nb, self.folder/new)
         names = {old.as_posix(): new.as_posix() for old, new in self.names.items()}
@@ -66,8 +69,10 @@ class Stage:
         if cell.cell_type == 'markdown': cell.source = LINK.sub(link, join(cell.source))
         for out in cell.get('outputs') or []:
             data = out.get('data') or {}
+            # A class that a notebook defines is known to it as its own, and to everybody else by its name alone
+            text = join(data.get('text/markdown')).replace('__main__.', '')
             # Unescaped, the underscores of a special method would make its name bold, and the link to it a dead one
-            shown = re.sub(r'^(#+ \S+)$', lambda m: m.group(1).replace('__', r'\_\_'), join(data.get('text/markdown')), flags=re.M)
+            shown = re.sub(r'^(#+ \S+)$', lambda m: m.group(1).replace('__', r'\_\_'), text, flags=re.M)
             if shown: data['text/markdown'] = LINK.sub(link, shown)
 
     def link(self, url, folder):
@@ -77,6 +82,17 @@ class Stage:
         if parts.scheme or not parts.path.endswith('.ipynb'): return url
         new = self.names.get(Path(os.path.normpath(folder/parts.path)))
         return parts._replace(path=os.path.relpath(new, folder)).geturl() if new else url
+
+
+def line(cell):
+    "The line of the module that a signature stands for; `None` for any other cell."
+    shown = [m for out in cell.get('outputs') or [] if (m := LINE.search(join((out.get('data') or {}).get('text/markdown'))))]
+    return int(shown[0].group(1)) if shown else None
+
+
+def in_order(cells):
+    "Puts neighbouring signatures in the order of the module: nbdev shows those of one cell last to first."
+    return [c for _, run in groupby(cells, lambda c: line(c) is not None) for c in sorted(run, key=lambda c: line(c) or 0)]
 
 
 class Page(HTMLParser):

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # env.sh FOLDER [oldest]: a virtual environment with tsmeta, every extra that settings.ini names, and the tools; with `oldest`, what users
-# install in its lowest versions, and pytest. Does nothing when the folder was made with the same requirements: their checksum is the stamp,
+# install in its lowest versions, and the tools for testing. Does nothing when the folder was made with the same requirements: their checksum is the stamp,
 # since git and nbdev-export touch these files without changing them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -18,11 +18,11 @@ fi
 
 echo "Setting up $folder (a minute or two the first time) ..."
 [ -x "$folder/bin/pip" ] || "$python" -m venv "$folder"
+extras=$(sed -n 's/^\([a-z0-9]*\)_requirements *=.*/\1/p' settings.ini | paste -s -d , -)
 if [ "${2:-}" = oldest ]; then
   "$python" scripts/oldest.py > "$folder/constraints.txt"
-  what=(--constraint "$folder/constraints.txt" --editable '.[tsai,data,test]')
+  what=(--constraint "$folder/constraints.txt" --editable ".[${extras%,dev}]")
 else
-  extras=$(sed -n 's/^\([a-z0-9]*\)_requirements *=.*/\1/p' settings.ini | paste -s -d , -)
   what=(--editable ".[$extras]")
 fi
 PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install -qq "${what[@]}"

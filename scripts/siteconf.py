@@ -7,6 +7,9 @@ from nbdev.quarto import IndentDumper, refresh_quarto_yml
 
 ROOT = Path(__file__).resolve().parent.parent
 NBS = ROOT/'nbs'
+# Rooms from this number on stand under this heading
+SECTIONS = [('00', 'Datasets and files'), ('01', 'Index and splits'), ('03', 'Stores, labels, views'), ('04', 'Order and gathering'),
+            ('06', 'Background streams'), ('07', 'Metadatasets'), ('08', 'Loaders'), ('09', 'Callbacks'), ('10', 'Learners'), ('11', 'Command line')]
 
 
 def pages(folder):
@@ -15,8 +18,10 @@ def pages(folder):
 
 
 def sidebar():
-    "Arranges every notebook for the reader: home, the tutorials, the rooms by number."
-    sections = [('Tutorials', pages(NBS/'tutorials')), ('API, room by room', pages(NBS))]
+    "Arranges every notebook for the reader: home, the tutorials, the rooms by number under the headings of what they are about."
+    ends = [first for first, _ in SECTIONS[1:]] + ['99']
+    rooms = [(title, [p for p in pages(NBS) if first <= p < end]) for (first, title), end in zip(SECTIONS, ends)]
+    sections = [('Tutorials', pages(NBS/'tutorials')), *rooms]
     return [{'text': 'Home', 'href': 'index.ipynb'}] + [{'section': title, 'contents': found} for title, found in sections if found]
 
 

@@ -13,7 +13,7 @@ import pytest
 from tsmeta.files import Handles, StoredSource, library
 from tsmeta.gather import Gather, check_gather
 from tsmeta.members import members
-from tsmeta.source import FileSource, NpyFile, check_source
+from tsmeta.source import FileSource, NpyFile, WindowSource, check_source
 
 ROOT = Path(__file__).resolve().parent.parent
 KINDS = ['npy', 'npz', 'zarr2', 'zarr3', 'h5', 'parquet', 'feather', 'csv', 'ts']
@@ -200,3 +200,28 @@ def test_missing_library_says_what_to_install(tmp_path, monkeypatch):
     (tmp_path/'a.h5').write_bytes(b'')
     monkeypatch.setitem(sys.modules, 'h5py', None)
     with pytest.raises(ImportError, match=r"pip install 'tsmeta\[hdf5\]'"): members(tmp_path)
+
+
+@pytest.mark.parametrize('kind', ['h5', 'zarr3', 'npz'])
+@pytest.mark.parametrize('horizon', [0, 2])
+def test_recordings_stay_in_their_file(tmp_path, kind, horizon):
+    X = np.random.default_rng(0).normal(size=(3, 2, 40)).astype('float32')
+    path = write(kind, tmp_path, 'walks', X)
+    found = members(path, window=10, stride=3, horizon=horizon)
+    want = [WindowSource(x, 10, 3, horizon) for x in X]
+    assert list(found) == ['walks/0', 'walks/1', 'walks/2']
+    for got, w in zip(found.values(), want):
+        check_source(got)
+        assert (len(got), got.shape, got.stride, got.time) == (len(w), w.shape, w.stride, 40)
+        np.testing.assert_array_equal(got.recording(), w.recording())
+    if kind != 'npz': assert all(s.open() == (None, None) for s in found.values()) and len(pickle.dumps(found)) < 5000
+    gather, plain = Gather(list(found.values())), Gather(want)
+    ids = np.random.default_rng(1).integers(0, len(plain.index), 20)
+    for a, b in zip(gather(ids), plain(ids)): np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(in_process('spawn', gather, ids), plain(ids)[0])
+
+
+def test_one_recording_with_a_target_per_step(tmp_path):
+    with library('h5py').File(tmp_path/'walk.h5', 'w') as f: f['X'], f['y'] = np.arange(40.).reshape(2, 20), np.repeat([0, 1], 10)
+    walk = members(tmp_path/'walk.h5', window=5)['walk']
+    assert walk.y.tolist() == [0, 0, 1, 1] and walk.read([3])[0, 1].tolist() == [35, 36, 37, 38, 39]

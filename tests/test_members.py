@@ -252,3 +252,39 @@ def test_repr_of_three_and_of_ten_thousand():
         repr(many)
         times.append(perf_counter() - start)
     assert min(times) < .05
+
+
+def ward(n=6, labels='abc', seed=0):
+    rng = np.random.default_rng(seed)
+    return TSMetaDataset({f'{labels}{k}': (rng.normal(size=(n, 2, 8)).astype(np.float32), [labels[i % len(labels)] for i in range(n)]) for k in range(2)})
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_metadataset_and_its_parts_are_members(workers):
+    inner, rest = ward(), ward(4, 'cd', 1)
+    part = inner.subset([7, 0, 11])
+    meta = TSMetaDataset({'whole': inner, 'part': part, 'rest': rest})
+    assert meta.lens.tolist() == [12, 3, 8] and list(meta.vocab) == list('abcd')
+    dl = TSMetaDataLoader(meta, bs=5, shuffle=True, seed=3, num_workers=workers)
+    for x, y in dl:
+        for k, (d, r) in enumerate(zip(*meta.index.locate(dl.ids))):
+            base = [inner, part, rest][d]
+            assert torch.equal(torch.as_tensor(x[k]), torch.as_tensor(base[int(r)][0]))
+            assert meta.vocab[y[k]] == base.vocab[base[int(r)][1]]
+
+def test_a_metadataset_as_member_stays_on_disk(tmp_path):
+    np.save(tmp_path/'a.npy', np.zeros((4, 2, 8), np.float32))
+    source = TSMetaDataset([TSMetaDataset([str(tmp_path/'a.npy')])]).datasets[0]
+    assert source.open() == (None, None) and source.read([2, 0]).shape == (2, 2, 8)
+
+def test_labels_that_a_part_lacks_are_kept():
+    inner = ward()
+    assert list(TSMetaDataset([inner.subset([0, 1])]).vocab) == list('abc')
+    assert list(TSMetaDataset({'x': inner.subset([0, 1])}, labels='namespaced').vocab) == ['x/a', 'x/b', 'x/c']
+    assert len(TSMetaDataset([inner.subset([0, 1]), inner], labels='strict').vocab) == 3
+
+def test_metadatasets_of_windows_and_split_ones_are_refused():
+    walk = TSMetaDataset.from_recordings([np.zeros((1, 50), np.float32)], window=10, stride=5)
+    with pytest.raises(ValueError, match="'walk' \\(1\\).*overlap in time.*meta.names, meta.datasets"): TSMetaDataset({'a': ward(), 'walk': walk})
+    again = TSMetaDataset(dict(zip(walk.names, walk.datasets)))
+    assert again.windowed and len(again) == len(walk)
+    with pytest.raises(TypeError, match='has parts'): TSMetaDataset([TSMetaDatasets(ward(), ([0, 1], [2]))])

@@ -2,7 +2,9 @@
 import gc, json, logging, multiprocessing, os, pathlib, random, signal, subprocess, sys, textwrap, threading, time, weakref
 from collections import Counter
 import numpy as np, pytest
-from tsmeta.pool import Slots, WorkerDied
+from concurrent.futures import wait
+from tsmeta.pool import ProcessPool, Slots, WorkerDied
+from tsmeta.task import MapOptions, Task
 from tsmeta.stream import Stream
 from stream_tools import *
 
@@ -161,6 +163,17 @@ def test_a_dead_worker_is_an_error_and_soon(fn, method):
         with pytest.raises(WorkerDied, match='a worker process of .map.*ended.*5'):
             for i in it: got.append(i)
         assert time.monotonic() - t < 2 and got == list(range(len(got))) and len(got) <= 5
+
+def test_a_death_noticed_while_reading_ahead_is_a_death_for_those_who_wait():
+    options = MapOptions(num_workers=1)
+    pool = ProcessPool(Task(exit_at_5), options)
+    pool.start()
+    try:
+        waiting = pool.submit(0, (0, 0, 0), 5)
+        wait([waiting])
+        with pytest.raises(WorkerDied): pool.submit(1, (0, 0, 1), 6)
+        with pytest.raises(WorkerDied, match='exit_at_5.*ended'): pool.result(waiting)
+    finally: pool.close()
 
 def test_a_worker_killed_from_outside_and_the_epoch_after():
     with src(400).map([five_ms, with_pid], num_workers=2) as s:

@@ -9,10 +9,11 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'TSStreamLoader']
+           'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
-from .source import ArraySource, FileSource, ItemSource, WindowSource, to_source
+from .source import ArraySource, FileSource, WindowSource
+from .adapt import ItemSource, to_source
 from .spec import ReadInstruction
 from .split import even_splits, split_for_process
 from .splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
@@ -20,6 +21,7 @@ from .leak import check_leakage
 from .show_splits import show_splits
 from .mix import Mix
 from .meta import TensorSeries, TSMetaDataset
+from .scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from .datasets import TSMetaDatasets
 from .load import TSMetaDataLoader
 from .loaders import TSMetaDataLoaders
@@ -34,4 +36,4 @@ import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, t
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-         'Store', 'TSStreamLoader']
+         'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset']

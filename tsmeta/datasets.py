@@ -44,6 +44,8 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
         if not views: raise ValueError('A split needs at least one part, got none.')
         self.splits, self._parts = Splits(metadataset, _in_order(views)), {}
 
+    def as_source(self): raise TypeError('A split metadataset has parts: give one of them, or its .metadataset, as a dataset.')
+
     def subset(self, i):
         "A part by number or name; anything else is a spec such as 'train[:75%]+test'"
         names = list(self.splits)

@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/07g_open.ipynb #c79ab2d9
 from .members import members
-from .store import MANIFEST
+from .disk import MANIFEST
 from .remote import open_store
 from .pack import pack as pack_datasets
 from .meta import Schema, TSMetaDataset

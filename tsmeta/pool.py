@@ -161,7 +161,7 @@ class _Recording:
 class ProcessPool:
     "Run a task on items in processes"
     def __init__(self, task, options):
-        self.task, self.options, self.executor, self.pid, self.usable = task, options, None, os.getpid(), True
+        self.task, self.options, self.executor, self.pid, self.usable, self.closed = task, options, None, os.getpid(), True, False
         try: self.pickled = pickle.dumps(task)
         except Exception as e:
             raise TypeError(f'{task.name} cannot be sent to process workers ({type(e).__name__}: {e}): define the function at the level of a module '
@@ -203,7 +203,7 @@ class ProcessPool:
             if isinstance(result, _Failed): raise result.exception()
             return result
         except BrokenProcessPool as e:
-            if not self.usable: raise CancelledError from e
+            if self.closed: raise CancelledError from e
             raise self._died() from e
         finally:
             self.release(future)
@@ -227,7 +227,7 @@ class ProcessPool:
 
     def close(self, grace=1.):
         "End the workers: the idle at once, the busy after `grace` seconds"
-        self.usable = False
+        self.usable, self.closed = False, True
         if self.executor is None or self.pid != os.getpid(): return
         self.executor.shutdown(wait=False, cancel_futures=True)
         until, started = monotonic() + grace, [p for p in self.context.processes if p.pid]

@@ -13,7 +13,8 @@ from fastcore.basics import patch
 
 # %% ../nbs/07a_recordings.ipynb #0ca891a1
 from .source import WindowSource
-from .meta import TSMetaDataset, dataset_names
+from .adapt import dataset_names
+from .meta import TSMetaDataset
 
 # %% ../nbs/07a_recordings.ipynb #3876eeb0
 @patch(cls_method=True)

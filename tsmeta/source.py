@@ -1,4 +1,4 @@
-"""What one dataset is: arrays, files, recordings cut into windows, or anything indexable, seen through one small protocol
+"""What one dataset is: arrays, files and recordings cut into windows, seen through one small protocol
 
 Docs: https://tsmeta.github.io/tsmeta/source.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://tsmeta.github.io/tsmeta/source.html.md"""
 
 # %% auto #0
 __all__ = ['as_rows', 'ArraySource', 'source_repr', 'npy_header', 'map_bytes', 'NpyFile', 'FileSource', 'n_windows',
-           'window_view', 'WindowSource', 'ItemSource', 'Coded', 'with_vocab', 'to_source', 'check_source']
+           'window_view', 'WindowSource', 'Coded', 'check_source']
 
 # %% ../nbs/00_source.ipynb #c301b8b9
 import ctypes, errno, io, mmap, os
@@ -238,39 +238,6 @@ class WindowSource(ArraySource):
         return x, window_view(rec, self.horizon, self.stride, self._n, self.window) if self.horizon else None
 
 # %% ../nbs/00_source.ipynb #4295f8f0
-def _item(o):
-    "The `x` and the target of one item of a dataset"
-    if not isinstance(o, (tuple, list)): return o, None
-    return o[0], o[1] if len(o) > 1 else None
-
-def _plain(o): return o.detach().cpu().numpy() if hasattr(o, 'detach') else np.asarray(o)
-
-class ItemSource(ArraySource):
-    "Rows of any dataset with `len(ds)` and `ds[i]`, read when wanted"
-    def __init__(self,
-        ds, # Map-style dataset: `ds[i]` is `x` or `(x, y)`, x being `(vars, len)` or `(len,)`
-    ):
-        self.ds = ds
-        if not len(ds): raise ValueError(f'A {type(ds).__name__} with no items does not show what its rows look like. Leave it out.')
-        x, y = _item(ds[0])
-        self.shape, self.dtype = as_rows(_plain(x)[None]).shape[1:], _plain(x).dtype
-        self.y = None if y is None else self._targets()
-
-    def _targets(self):
-        tls = getattr(self.ds, 'tls', None)
-        read = (lambda i: tls[-1][i]) if tls is not None and len(tls) == 2 else (lambda i: _item(self.ds[i])[1])
-        ys = [read(i) for i in range(len(self.ds))]
-        return with_vocab(np.stack([_plain(o) for o in ys]) if hasattr(ys[0], 'detach') else ys, self.ds)
-
-    def __len__(self): return len(self.ds)
-    def open(self):
-        "`None`: these rows are not one array"
-        return None, None
-    def read(self, rows):
-        "The rows asked for, stacked: `(n, vars, len)`"
-        return as_rows(np.stack([_plain(_item(self.ds[int(i)])[0]) for i in rows]))
-
-# %% ../nbs/00_source.ipynb #ad56c2de
 class Coded:
     "Targets that are already numbers, with the vocabulary that says what they mean"
     def __init__(self,
@@ -278,54 +245,6 @@ class Coded:
         vocab, # The label of each number
     ): self.codes, self.vocab = codes, list(vocab)
     def __len__(self): return len(self.codes)
-
-def with_vocab(codes, ds):
-    "Pair the targets of a dataset with its vocabulary, if it has one"
-    vocab = getattr(ds, 'vocab', None)
-    if vocab is None or not hasattr(codes, 'dtype'): return codes
-    if len(vocab) and isinstance(vocab[-1], (list, tuple)) or type(vocab[-1]).__name__ == 'CategoryMap': vocab = vocab[-1]
-    return Coded(codes, vocab)
-
-# %% ../nbs/00_source.ipynb #9701a13d
-def _array_parts(ds):
-    "`(X, y)` of a dataset that keeps its rows in arrays: torch's `TensorDataset`, tsai's `TSDatasets`; else `None`"
-    if (tensors := getattr(ds, 'tensors', None)) is not None: return tensors[0], tensors[1] if len(tensors) > 1 else None
-    parts = getattr(ds, 'ptls', None)
-    if parts is None: return None
-    arrays = [_tl_array(p) for p in parts]
-    if arrays[0] is None or not len(arrays[0]): return None
-    return arrays[0], with_vocab(_plain(arrays[1] if arrays[1] is not None else parts[1][:]), ds) if len(arrays) > 1 else None
-
-def _tl_array(tl):
-    "The array behind one of tsai's transform lists, if its rows are all of it or a stretch of it"
-    if hasattr(tl, 'detach'): return tl
-    items, rows = getattr(tl, 'items', None), getattr(tl, '_splits', None)
-    if not hasattr(items, 'ndim') or rows is None: return None
-    rows = np.asarray(rows, np.int64)
-    if len(rows) and not (rows[-1] - rows[0] == len(rows)-1 and (np.diff(rows) == 1).all()): return None
-    return items[rows[0]:rows[0]+len(rows)] if len(rows) else items[:0]
-
-# %% ../nbs/00_source.ipynb #edf3264f
-def _is_pair(x):
-    "Is this `(X, y)`, not a list of rows?"
-    if not isinstance(x, (tuple, list)) or not 1 <= len(x) <= 2: return False
-    if isinstance(x[0], (str, Path)): return True
-    if getattr(x[0], 'ndim', 0) >= 2: return isinstance(x, tuple) or not getattr(x[0], 'ndim', 0) == getattr(x[-1], 'ndim', 0) == 2
-    return isinstance(x, tuple) and hasattr(x[0], '__len__') and len(x[0]) and np.ndim(x[0][0]) >= 1
-
-def to_source(
-    x, # Array, `(X, y)`, path of a `.npy` file, tsai or torch dataset, anything indexable, or a source
-):
-    "Adapt one dataset, whatever it is, to a source"
-    if all(hasattr(x, a) for a in ('open', 'shape', 'lazy', 'window')): return x
-    if hasattr(x, 'as_source'): return x.as_source()
-    y = None
-    if _is_pair(x): x, y = x[0], x[1] if len(x) == 2 else None
-    if isinstance(x, (str, Path)): return FileSource(x, y)
-    if hasattr(x, '__array__') or isinstance(x, (list, tuple)): return ArraySource(x, y)
-    if (parts := _array_parts(x)) is not None: return ArraySource(*parts)
-    if hasattr(x, '__getitem__') and hasattr(x, '__len__'): return ItemSource(x)
-    raise TypeError(f'A dataset is an array, an (X, y) pair, a .npy path, or anything with len(ds) and ds[i]; got {type(x).__name__}.')
 
 # %% ../nbs/00_source.ipynb #e4116a10
 def check_source(src):

@@ -178,12 +178,13 @@ def join_targets(
     empty = [] if kind == 'multi' else np.zeros((0, *shape), np.float32)
     values = [v if lens[d] else empty for d, v in enumerate(values)]
     if kind == 'float': return Targets(kind, None, [np.asarray(v, np.float32) for v in values], shape)
-    return _labelled(kind, values, names, vocab, labels, shape)
+    stated = [[v for v in y.vocab if v != '#na#'] if isinstance(y, Coded) else [] for y in ys]
+    return _labelled(kind, values, names, vocab, labels, shape, stated)
 
-def _labelled(kind, values, names, vocab, labels, shape):
+def _labelled(kind, values, names, vocab, labels, shape, stated):
     if kind == 'multi':
-        if vocab is None: vocab = sorted({v for rows in values for bag in rows for v in bag})
+        if vocab is None: vocab = sorted({v for rows in values for bag in rows for v in bag}.union(*stated))
         return Targets(kind, list(vocab), _one_hot(values, names, vocab), (len(vocab),))
     uniques = _uniques(values, names)
-    if vocab is None: vocab = _join([u for u, _ in uniques], names, labels)
+    if vocab is None: vocab = _join([sorted({*u, *s}) for (u, _), s in zip(uniques, stated)], names, labels)
     return Targets(kind, list(vocab), _encode(uniques, names, vocab, labels), shape)
