@@ -8,8 +8,9 @@ Docs: https://tsmeta.github.io/tsmeta/all.html.md"""
 __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits',
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
-           'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset']
+           'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst',
+           'worst_rows', 'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset',
+           'StandardizeByDataset']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -23,6 +24,7 @@ from .mix import Mix
 from .meta import TensorSeries, TSMetaDataset
 from .scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from .datasets import TSMetaDatasets
+from .workers import WorkerDied
 from .load import TSMetaDataLoader
 from .loaders import TSMetaDataLoaders
 from .stream import Stream
@@ -35,5 +37,5 @@ import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, t
 # %% ../nbs/12_all.ipynb #7eb93454
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
-         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
+         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
          'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset']
