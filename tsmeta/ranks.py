@@ -85,7 +85,8 @@ class Deal:
 def batch_sizes(
     plan, # Any plan
 )->Counter: # Rows → number of batches, without empty ones
-    "Count the batches of an epoch by their size"
+    "Count the batches of an epoch by their size; plans that know say it themselves"
+    if hasattr(plan, 'sizes'): return Counter({k: c for k, c in plan.sizes().items() if k and c})
     n, bs, batching = plan.n_rows, plan.bs, getattr(getattr(plan, 'mix', None), 'batching', 'random')
     out = Counter()
     if batching == 'per_dataset':
