@@ -10,7 +10,7 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
            'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst',
            'worst_rows', 'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset',
-           'StandardizeByDataset']
+           'StandardizeByDataset', 'DatasetInput', 'WithDataset', 'OwnLabels']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -27,7 +27,9 @@ from .datasets import TSMetaDatasets
 from .workers import WorkerDied
 from .load import TSMetaDataLoader
 from .loaders import TSMetaDataLoaders
+from .inputs import DatasetInput, WithDataset
 from .stream import Stream
+from .own_labels import OwnLabels
 from .learner import score_by
 from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
 from .store import Store
@@ -38,4 +40,4 @@ import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, t
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-         'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset']
+         'Store', 'TSStreamLoader', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'DatasetInput', 'WithDataset', 'OwnLabels']

@@ -1,0 +1,142 @@
+"Models that know whose row they see: labels of the own dataset, datasets as inputs, in training, export and prediction."
+import fastai.callback.progress  # brings no_bar
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.mixup import MixUp
+from fastai.learner import Learner, load_learner
+from fastai.metrics import accuracy
+from torch import nn
+from tsmeta.datasets import TSMetaDatasets
+from tsmeta.inputs import DatasetInput, WithDataset
+from tsmeta.meta import TSMetaDataset
+from tsmeta.own_labels import OwnLabels, label_table
+from tsmeta.scale import StandardizeByDataset
+from tsmeta.splitter import EachSplitter
+import tsmeta.all
+
+
+def problem(labels, n=60, seed=0):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, len(labels), n)
+    return (rng.normal(size=(n, 2, 12)) + y[:, None, None]).astype(np.float32), [labels[k] for k in y]
+
+PROBLEMS = dict(gun=problem(['draw', 'point']), **{'a/b': problem(['1', '2', '3'], seed=1)}, ecg=problem(['1', '2'], seed=2))
+
+def meta(labels='namespaced'): return TSMetaDataset(PROBLEMS, labels=labels, info=pd.DataFrame(dict(age=[1., 2, 9], site=['x', 'y', 'x'])))
+def split(m): return TSMetaDatasets(m, EachSplitter(.3))
+def net(c, n=24):
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(n, c))
+def conv(c_out):
+    def make(c_in):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv1d(c_in, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, c_out))
+    return make
+def fit(learn, n=2):
+    with learn.no_bar(), learn.no_logging(): learn.fit(n, 1e-2)
+    return learn
+
+
+# --- labels of the own dataset
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_loss_and_predictions_are_those_of_the_own_head(workers, tmp_path):
+    m = meta()
+    mds = split(m)
+    dls = mds.dataloaders(bs=16, seed=0, num_workers=workers, device='cpu')
+    learn = fit(Learner(dls, net(m.c), metrics=accuracy, cbs=OwnLabels(), path=tmp_path))
+    with learn.no_bar(): p, y, loss = learn.get_preds(with_loss=True)
+    ds = m.index.locate(mds.valid.ids())[0]
+    for d, name in enumerate(m.names):
+        own = [k for k, v in enumerate(m.vocab) if v.startswith(name + '/')]
+        assert len(own) == len(set(PROBLEMS[name][1]))
+        rows = torch.from_numpy(np.flatnonzero(ds == d))
+        logits = learn.model(mds.valid[rows][0])[:, own]
+        np.testing.assert_allclose(p[rows][:, own].numpy(), logits.softmax(1).detach().numpy(), rtol=1e-4, atol=1e-6)
+        want = nn.functional.cross_entropy(logits, torch.tensor([own.index(int(v)) for v in y[rows]]), reduction='none')
+        np.testing.assert_allclose(loss[rows].numpy(), want.detach().numpy(), rtol=1e-3, atol=1e-5)
+    learn.export(tmp_path/'m.pkl')
+    again = load_learner(tmp_path/'m.pkl')
+    with again.no_bar():
+        assert torch.equal(again.get_preds(dl=again.dls.test_dl(mds.valid))[0], p)
+        new = TSMetaDataset({'ecg': PROBLEMS['gun'][0], 'never seen': PROBLEMS['gun'][0]})
+        q = again.get_preds(dl=again.dls.test_dl(new))[0].numpy()
+    allowed = label_table(m.vocab, ['ecg'])[0]
+    assert q[:60][:, ~allowed].max() == 0 and q[60:].min() > 0
+
+
+def test_gradients_of_other_heads_are_zero():
+    m = meta()
+    dls = split(m).dataloaders(bs=16, seed=0, device='cpu')
+    learn = Learner(dls, net(m.c), cbs=OwnLabels())
+    own = next(c for c in learn.cbs if isinstance(c, OwnLabels))
+    own.learn_from(dls.train.dataset)
+    x, y = m[np.arange(10)]  # all of the first dataset
+    learn.pred = learn.model(x)
+    own.after_pred()
+    learn.loss_func(learn.pred, y).backward()
+    grad = learn.model[1].weight.grad.abs().sum(1)
+    assert (grad[:2] > 0).all() and (grad[2:] == 0).all()
+
+
+def test_stated_classes_and_mistakes():
+    m = TSMetaDataset({'a': problem(['u', 'v']), 'b': problem(['v', 'w'], seed=1)})
+    own = OwnLabels(dict(a=['u', 'v'], b=['v', 'w']))
+    own.learn_from(m)
+    assert own.table.tolist() == [[True, True, False], [False, True, True]]
+    with pytest.raises(ValueError, match="gives dataset 'a' \\(0\\) the label 'z'"): OwnLabels(dict(a=['z'])).learn_from(m)
+    with pytest.raises(ValueError, match="dataset 'c', which is not there"): OwnLabels(dict(c=['u'])).learn_from(m)
+    with pytest.raises(ValueError, match="'b' \\(1\\) has no label of its own"): OwnLabels(dict(a=['u'])).learn_from(m)
+    with pytest.raises(ValueError, match="labels='namespaced'"): fit(Learner(split(m).dataloaders(bs=8, device='cpu'), net(3), cbs=OwnLabels()))
+    with pytest.raises(ValueError, match='one of OwnLabels and MixUp'): fit(Learner(split(meta()).dataloaders(bs=8, device='cpu'), net(7), cbs=[OwnLabels(), MixUp()]))
+
+
+# --- datasets as inputs
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_the_model_gets_the_dataset_of_each_row(workers, tmp_path):
+    m = meta('union')
+    mds = split(m)
+    facts, about = DatasetInput(unknown=.2), DatasetInput(covariates=['age'])
+    dls = mds.dataloaders(bs=16, seed=3, num_workers=workers, batch_tfms=[StandardizeByDataset(), facts, about], device='cpu')
+    learn = Learner(dls, WithDataset(conv(m.c), dls.vars, facts, about), path=tmp_path)
+    hidden = 0
+    for (x, which, age), y in dls.train:
+        ds = m.index.locate(dls.train.ids)[0]
+        assert set(which.numpy()[which.numpy() != ds+1].tolist()) <= {0}
+        hidden += (which == 0).float().mean().item()/len(dls.train)
+    assert .05 < hidden < .5
+    for (x, which, age), y in dls.valid:
+        ds = m.index.locate(dls.valid.ids)[0]
+        assert which.tolist() == (ds+1).tolist()
+        np.testing.assert_allclose(age[:, 0], (np.array([1, 2, 9])[ds] - 4)/np.std([1, 2, 9]), rtol=1e-5)
+    fit(learn)
+    with learn.no_bar(): p, y = learn.get_preds()
+    assert y.tolist() == mds.valid.targets().tolist()
+    assert len(learn.predict_table()) == len(mds.valid)
+    dls.show_batch()
+    learn.export(tmp_path/'m.pkl')
+    again = load_learner(tmp_path/'m.pkl')
+    with again.no_bar():
+        assert torch.equal(again.get_preds(dl=again.dls.test_dl(mds.valid))[0], p)
+        assert torch.isfinite(again.get_preds(dl=again.dls.test_dl(TSMetaDataset({'new': PROBLEMS['gun'][0]}, info=dict(age=[5.]))))[0]).all()
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_hiding_datasets_is_decided_by_the_seed(workers):
+    def numbers(n): return [b[0][1].tolist() for b in split(meta('union')).dataloaders(bs=16, seed=3, num_workers=n, batch_tfms=DatasetInput(unknown=.5), device='cpu').train]
+    assert numbers(0) == numbers(workers)
+
+
+def test_groups_and_mistakes():
+    m = meta('union')
+    by_site = DatasetInput(groups='site', unknown=0).fit(m)
+    assert by_site(m[[0, 60, 120]])[0][1].tolist() == [1, 2, 1] and by_site.n == 3
+    assert by_site(TSMetaDataset({'gun': PROBLEMS['gun'][0]})[[0]])[0][1].tolist() == [0]
+    with pytest.raises(ValueError, match='not numbers'): DatasetInput(covariates=['site']).fit(m)
+    with pytest.raises(ValueError, match='knows no datasets yet'): DatasetInput()(m[[0]])
+    with pytest.raises(ValueError, match='knows no datasets yet'): WithDataset(conv(2), 2, DatasetInput())
+    with pytest.raises(ValueError, match='1 facts'): WithDataset(conv(2), 2, by_site)(m[[0]][0])
+    with pytest.raises(ValueError, match='unknown=1'): DatasetInput(unknown=1)
