@@ -15,7 +15,7 @@ from torch import nn
 
 from tsmeta.callback import RowSums, intervals, row_losses
 from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoaders
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 from tsmeta.metrics import DatasetMetrics
 

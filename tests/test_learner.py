@@ -15,7 +15,8 @@ from torch import nn
 
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.learner import score_by
-from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset, series_type
 from tsmeta.plots import plot_confusion, plot_confusions, plot_row, plot_scores, plot_worst, worst_rows
 

@@ -10,7 +10,8 @@ from fastai.learner import Learner, load_learner
 from fastcore.test import test_eq as check_eq
 from torch import nn
 from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 from tsmeta.stream import Stream
 from tsmeta.streams import TSStreamLoader

@@ -8,9 +8,9 @@ Docs: https://tsmeta.github.io/tsmeta/all.html.md"""
 __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits',
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
-           'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets', 'score_by',
-           'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset',
+           'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
+           'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst',
+           'worst_rows', 'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset',
            'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
            'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels']
 
@@ -26,7 +26,9 @@ from .mix import Mix
 from .meta import TensorSeries, TSMetaDataset
 from .scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from .datasets import TSMetaDatasets
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .workers import WorkerDied
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
 from .inputs import DatasetInput, WithDataset
 from .stream import Stream
 from .resume import SaveResume
@@ -46,7 +48,7 @@ import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open
 # %% ../nbs/12_all.ipynb #7eb93454
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
-         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
+         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
          'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
          'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
          'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels']

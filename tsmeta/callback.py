@@ -16,6 +16,7 @@ from functools import partial
 
 # %% ../nbs/09_callback.ipynb #2fbb55e1
 from .index import Index
+import tsmeta.loaders
 from .load import TSMetaDataLoader
 
 # %% ../nbs/09_callback.ipynb #07a5c28e

@@ -24,7 +24,7 @@ from .watch import write_watch
 from .splitter import HoldoutSplitter
 from .meta import TSMetaDataset
 from .open import watch_windows
-from .load import TSMetaDataLoaders
+from .loaders import TSMetaDataLoaders
 from .learner import score_by
 from .plots import plot_confusion, plot_row, plot_scores, plot_worst, worst_rows
 

@@ -14,6 +14,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 
 # %% ../nbs/10_learner.ipynb #c1f7225c
+import tsmeta.loaders
 from .load import TSMetaDataLoader
 from .callback import row_losses
 from .tablefile import TableFile

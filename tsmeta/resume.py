@@ -17,6 +17,7 @@ from inspect import signature
 
 # %% ../nbs/09_resume.ipynb #0c491b96
 from .checkpoint import Checkpoints, interval, plain, revived
+import tsmeta.loaders
 from .load import TSMetaDataLoader
 import tsmeta.state
 

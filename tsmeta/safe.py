@@ -17,7 +17,8 @@ from pathlib import Path
 
 # %% ../nbs/10f_safe.ipynb #036a6f00
 from .meta import RowTfm, Schema, TSMetaDataset
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
 from .registry import build_loss, build_tfm, describe_loss, describe_tfm, make_arch, pack, unpack
 import tsmeta.learner, tsmeta.state
 

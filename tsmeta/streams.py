@@ -20,7 +20,8 @@ from .feed import PlanFeed
 from .stream import Stream
 from .meta import TSMetaDataset
 from .rng import is_random, keyed
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
 
 # %% ../nbs/08d_streams.ipynb #70a18b1e
 class _Fetch:
