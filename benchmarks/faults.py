@@ -9,7 +9,8 @@ from fastcore.foundation import L
 from tsai.basics import TSClassification, TSDataLoader, TSDataLoaders, TSDatasets, TSRegression, TSTensor, TimeSplitter
 from tsai.data import metadatasets as tsai_meta
 from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 from tsmeta.splitter import EachSplitter
 from common import save, seconds, setting

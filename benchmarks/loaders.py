@@ -6,7 +6,7 @@ from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 from tsai.basics import TSClassification, TSDataLoaders, TSDatasets
 from tsai.data import metadatasets as tsai_meta
 from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoaders
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 from common import RESULTS, interleaved, reached, save, setting, table, throughput
 

@@ -6,6 +6,7 @@ from fastai.learner import Learner
 from fastai.vision.augment import RandTransform
 from tsai.data.preprocessing import TSStandardize
 from tsmeta.gather import Gather
+import tsmeta.loaders
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.meta import TSMetaDataset
 from tsmeta.plan import perm_keys, permute
@@ -123,6 +124,7 @@ def one_transform():
 MEMORY = '''
 import numpy as np
 from tsmeta.meta import TSMetaDataset
+import tsmeta.loaders
 from tsmeta.load import TSMetaDataLoader
 def peak(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])*1024
 def loader(steps, n): return TSMetaDataLoader(TSMetaDataset.from_recordings([np.ones((2, steps), np.float32) for _ in range(n)], 100, 10), bs=512, shuffle=True, seed=0)

@@ -22,10 +22,10 @@ class Work:
     def __len__(self): return self.n
     def __getitem__(self, i): return self.fn(batch(i))
 
-def clock(items, consumer=0.):
-    "Seconds per item from the first item on: starting workers is not counted"
+def clock(items, consumer=0., warm=60):
+    "Seconds per item once all workers are at work: their start is not counted"
     it = iter(items)
-    next(it)
+    for _ in range(warm): next(it)
     t, n = time.perf_counter(), 0
     for _ in it:
         n += 1

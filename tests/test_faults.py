@@ -14,7 +14,8 @@ from tsai.data.core import TSClassification, TSDataLoader, TSDatasets
 from tsai.data.transforms import TSMagAddNoise
 from tsai.data.validation import TimeSplitter
 from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 
 SIZES = 40, 25, 35

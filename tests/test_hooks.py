@@ -34,6 +34,7 @@ from tsai.data.tabular import get_tabular_dls
 from tsai.data.transforms import TSMagAddNoise, TSMagScale
 from tsai.learner import load_all, ts_learner
 from tsmeta.datasets import TSMetaDatasets
+import tsmeta.loaders
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.meta import TSMetaDataset
 

@@ -15,9 +15,10 @@ from torch import nn
 
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.learner import score_by
-from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset, series_type
-from tsmeta.plots import plot_confusion, plot_row, plot_scores, plot_worst, worst_rows
+from tsmeta.plots import plot_confusion, plot_confusions, plot_row, plot_scores, plot_worst, worst_rows
 
 
 class First(nn.Module):
@@ -277,3 +278,20 @@ def test_models_that_answer_otherwise_are_refused():
     class Pair(First):
         def forward(self, x): return x[:, 0, :1] + self.w, x
     with pytest.raises(TypeError, match='answers with one tensor, this one gives a tuple'): learner(numbered(), model=Pair()).predict_table()
+
+
+@pytest.mark.parametrize('loss', [nn.MSELoss(), nn.functional.mse_loss, lambda p, y: (p[:, 0] - y).pow(2).mean(), MSELossFlat()])
+def test_the_loss_of_a_row_is_its_own(loss):
+    "A plain loss would compare outputs (n, 1) with targets (n,) each with each."
+    assert right(learner(numbered(), loss_func=loss).predict_table(), 29).loss.max() < .26
+
+
+def test_confusions_of_the_worst_groups():
+    import matplotlib.pyplot as plt
+    t = made_up(9)
+    fig = plot_confusions(t, n=4)
+    assert [a.get_title('left') for a in fig.axes if a.images] == [f'{r["name"]}: {r.accuracy:.0%} of 20' for _, r in score_by(t).head(4).iterrows()]
+    assert [tuple(o.get_text() for o in a.get_xticklabels()) for a in fig.axes if a.images] == [(), *[('a', 'b', 'c')]*3]
+    assert len([a for a in plot_confusions(t, 'town').axes if a.images]) == 2
+    with pytest.raises(ValueError, match='needs targets that are labels'): plot_confusions(t.drop(columns='target'))
+    plt.close('all')

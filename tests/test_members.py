@@ -9,6 +9,7 @@ from fastai.data.core import Datasets, TfmdLists
 from fastai.data.transforms import Categorize
 from fastcore.foundation import L
 from tsmeta.datasets import TSMetaDatasets
+import tsmeta.loaders
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.meta import TSMetaDataset
 from tsmeta.source import ArraySource, WindowSource

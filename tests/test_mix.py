@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 from tsmeta.mix import Mix, MixPlan, check_mix, quotas, whole
 from tsmeta.state import check_resume

@@ -8,7 +8,7 @@ from tsmeta.datasets import TSMetaDatasets
 from tsmeta.index import View
 from tsmeta.leak import check_leakage
 from tsmeta.meta import TSMetaDataset
-import tsmeta.load, tsmeta.recordings
+import tsmeta.loaders, tsmeta.recordings
 from tsmeta.show_splits import show_splits
 from tsmeta.subset import describe
 from tsmeta.splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter

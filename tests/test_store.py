@@ -29,7 +29,7 @@ from tsmeta.remote import open_store
 from tsmeta.disk import MANIFEST, seal
 
 ROOT = Path(__file__).resolve().parent.parent
-KILLS = int(os.environ.get('TSMETA_KILLS', 15))
+KILLS = int(os.environ.get('TSMETA_KILLS', 100))
 
 
 def ward(seed=0, n=6, label='ab'):
@@ -192,7 +192,7 @@ def check_either(root, old, new):
 
 @pytest.mark.parametrize('how', ['overwrite', 'append', 'describe'])
 def test_killed_at_any_moment(tmp_path, how):
-    "`TSMETA_KILLS=100` tries a hundred moments"
+    "A hundred moments; `TSMETA_KILLS` says how many"
     old, other, seen = ward(0), ward(1), set()
     new = other if how == 'overwrite' else old if how == 'describe' else TSMetaDataset(
         old.datasets + other.datasets, names=old.names + other.names, vocab=['a', 'b'])

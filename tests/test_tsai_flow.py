@@ -15,7 +15,8 @@ from tsai.data.preprocessing import TSStandardize
 from tsai.data.validation import TimeSplitter
 from tsai.learner import ts_learner
 from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader, TSMetaDataLoaders
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 
 

@@ -9,7 +9,7 @@ from fastai.learner import Learner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tsmeta.load
+import tsmeta.loaders
 import tsmeta.nested
 import tsmeta.open
 from tsmeta.labels import LabelDataset, read_labels, register_loader, store_label_mmap

@@ -8,8 +8,11 @@ Docs: https://tsmeta.github.io/tsmeta/all.html.md"""
 __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits',
            'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
            'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader',
-           'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-           'Store', 'TSStreamLoader', 'Ragged', 'Missing', 'Vars', 'Times']
+           'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
+           'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst',
+           'worst_rows', 'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset',
+           'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
+           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
@@ -25,17 +28,32 @@ from .leak import check_leakage
 from .show_splits import show_splits
 from .mix import Mix
 from .meta import TensorSeries, TSMetaDataset
+from .scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from .datasets import TSMetaDatasets
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .workers import WorkerDied
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
+from .inputs import DatasetInput, WithDataset
 from .stream import Stream
+from .resume import SaveResume
+from .metrics import DatasetMetrics
+from .mixture import MixtureScheduler, TrackDatasets
+from .own_labels import OwnLabels
 from .learner import score_by
-from .plots import plot_confusion, plot_scores, plot_worst, worst_rows
+from .registry import make_arch, register_arch, register_loss, register_transform
+from .safe import load_safe
+from .windows import join_steps, join_windows
+from .plots import plot_confusion, plot_confusions, plot_scores, plot_worst, worst_rows
 from .store import Store
+from .split_file import SplitFile, write_splits
 from .streams import TSStreamLoader
-import tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, tsmeta.remote, tsmeta.state, tsmeta.view
+import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, tsmeta.remote, tsmeta.state, tsmeta.view
 
 # %% ../nbs/12_all.ipynb #7eb93454
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
          'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
-         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'Stream', 'score_by', 'plot_confusion', 'plot_scores', 'plot_worst', 'worst_rows',
-         'Store', 'TSStreamLoader', 'Ragged', 'Missing', 'Vars', 'Times']
+         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
+         'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
+         'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
+         'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels',
+         'Ragged', 'Missing', 'Vars', 'Times']

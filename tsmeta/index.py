@@ -17,9 +17,9 @@ except ImportError: _njit = None
 # %% ../nbs/01_row_index.ipynb #3cb72d26
 HAS_NUMBA = _njit is not None
 
-def compiled(f):
+def compiled(f, **options):
     "Compile `f` with numba: cached on disk, without the GIL; the plain function where numba is missing"
-    return _njit(cache=True, nogil=True)(f) if HAS_NUMBA else f
+    return _njit(cache=True, nogil=True, **options)(f) if HAS_NUMBA else f
 
 # %% ../nbs/01_row_index.ipynb #a77b8758
 def _as_array(idxs):

@@ -10,6 +10,7 @@ __all__ = ['mix64', 'hash64', 'perm_keys', 'permute', 'Plan', 'check_plan']
 # %% ../nbs/04_plan.ipynb #867115ed
 import hashlib, json, math
 import numpy as np
+from collections import Counter
 from fastcore.basics import patch
 
 # %% ../nbs/04_plan.ipynb #19de4cd6
@@ -114,6 +115,7 @@ def permute(
 # %% ../nbs/04_plan.ipynb #868a6c01
 class Plan:
     "Say which rows make each batch of each epoch, as a pure function of (seed, epoch, batch)"
+    uneven = False # Whether batches other than the last may be incomplete
     def __init__(self,
         n:int, # Number of rows
         bs:int=64, # Rows per batch
@@ -174,24 +176,33 @@ def __getitem__(self:Plan, i):
     return self.many(epoch, i, i+1)[0]
 
 @patch
+def sizes(self:Plan)->dict: # Rows → number of batches
+    "How many batches of which size an epoch has, without going through it"
+    full, rest = divmod(self.n_rows, self.bs)
+    return {k: n for k, n in ((self.bs, full), (rest, 1)) if k and n}
+
+@patch
 def __iter__(self:Plan): return (self[i] for i in range(len(self)))
 
 # %% ../nbs/04_plan.ipynb #ec26a868
 @patch(as_prop=True)
 def fingerprint(self:Plan)->str:
     "16 hex digits (sha256) over everything that decides the order, except the epoch"
-    facts = dict(n=self.n, bs=self.bs, shuffle=self.shuffle, seed=self.seed, drop_last=self.drop_last)
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode()).hexdigest()[:16]
+
+@patch
+def _facts(self:Plan): return dict(n=self.n, bs=self.bs, shuffle=self.shuffle, seed=self.seed, drop_last=self.drop_last)
 
 # %% ../nbs/04_plan.ipynb #01ba285e
 def check_plan(plan, epochs=2):
-    "Check that each epoch gives every row once (but for `dropped`), in batches of `bs`, the same in any order of calls"
+    "Check that each epoch gives every row once (but for `dropped`), in batches of `bs` (of at most `bs`, where `plan.uneven`), the same in any order of calls"
     for e in range(epochs):
         batches = [plan[e, i] for i in range(len(plan))]
         again = [plan[e, i] for i in reversed(range(len(plan)))][::-1]
         ids = np.concatenate(batches) if batches else np.zeros(0, np.int64)
         if any(not np.array_equal(a, b) for a, b in zip(batches, again)): raise AssertionError(f'{plan}: batches depend on the order of calls')
+        if dict(Counter(map(len, batches))) != plan.sizes(): raise AssertionError(f'{plan}: batches are not as large as it says')
         if len(np.unique(ids)) != len(ids): raise AssertionError(f'{plan}: a row comes twice in epoch {e}')
         if len(ids) != plan.n - plan.dropped or (len(ids) and (ids.min() < 0 or ids.max() >= plan.n)):
             raise AssertionError(f'{plan}: epoch {e} gives {len(ids)} rows')
-        if any(len(b) != plan.bs for b in batches[:-1]): raise AssertionError(f'{plan}: a batch other than the last is incomplete')
+        if any(len(b) > plan.bs or not plan.uneven and len(b) < plan.bs for b in batches[:-1]): raise AssertionError(f'{plan}: a batch other than the last is incomplete')

@@ -42,7 +42,7 @@ def is_random(
 )->bool:
     "Might this transform draw random numbers?"
     names = [c.__name__ for c in type(tfm).__mro__]
-    if 'RandTransform' in names: return True
+    if 'RandTransform' in names or getattr(tfm, 'may_be_random', False): return True
     module = type(tfm).__module__.split('.')[0]
     return module not in ('fastai', 'tsai', 'tsmeta') and names[0] != 'Transform' or 'Rand' in names[0] or \
         names[0] == 'Transform' and bool(getattr(tfm, 'encodes', None))

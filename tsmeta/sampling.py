@@ -50,12 +50,12 @@ class PartialPlan(Plan):
         "Tell which rows stand at places `start … stop-1` of an epoch"
         return super().rows(start, stop, epoch) if self.shuffle else np.arange(start, stop)*self.n//max(1, self.take)
 
-    def _facts(self): return ['take', self.take]
+    def _more(self): return ['take', self.take]
     @property
     def fingerprint(self):
         "16 hex digits (sha256) over everything that decides the order, except the epoch"
         h = hashlib.sha256(super().fingerprint.encode())
-        for o in [type(self).__name__, self.drop_last, *self._facts()]: h.update(o.tobytes() if isinstance(o, np.ndarray) else str(o).encode())
+        for o in [type(self).__name__, self.drop_last, *self._more()]: h.update(o.tobytes() if isinstance(o, np.ndarray) else str(o).encode())
         return h.hexdigest()[:16]
     def __repr__(self): return super().__repr__().replace('Plan', type(self).__name__, 1) + f', {self.take:,} in each epoch'
 
@@ -87,7 +87,7 @@ class WeightedPlan(PartialPlan):
         u = uniform(np.arange(start, stop), self.n, self.seed, self.epoch if epoch is None else epoch)
         return np.minimum(np.searchsorted(self._ends, u*self._ends[-1], side='right'), self._most) if self.n else np.zeros(0, np.int64)
 
-    def _facts(self): return ['weights', self.take, self._ends]
+    def _more(self): return ['weights', self.take, self._ends]
 
 def check_weights(
     weights, # One number per row
@@ -138,7 +138,7 @@ class StratifiedPlan(PartialPlan):
         pos = np.arange(n)
         return permute(pos, n, perm_keys(n, self.seed, epoch, k)) if self.shuffle else pos
 
-    def _facts(self): return ['groups', self.take, self.groups]
+    def _more(self): return ['groups', self.take, self.groups]
 
 # %% ../nbs/04b_sampling.ipynb #9fdf8e7d
 def make_plan(

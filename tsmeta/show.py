@@ -132,7 +132,8 @@ class ShowRows:
         if b is None: b = self._one_row(max_n) if unique else self.one_batch()
         if not show: return self._pre_show_batch(b, max_n)
         n = _fits(b, max_n, ctxs, **kwargs)
-        x, *y = self.decode(b) if decode else b
+        b = self.decode(b) if decode else b
+        x, y = _first(b), b[1:]
         places, horizon = self._places(b, n), self.dataset.schema.horizon
         for i, ax in enumerate(axes_for(n, **kwargs) if ctxs is None else ctxs[:n]):
             title = '\n'.join(filter(None, [places[i], *([] if horizon else [_short(self.dataset, o[i]) for o in y])]))
@@ -155,7 +156,7 @@ class ShowRows:
         for i, ax in enumerate(axes_for(n, **kwargs) if ctxs is None else ctxs[:n]):
             color = None if not self.dataset.cat or len(b) == 1 else 'tab:green' if says[i][0] == says[i][-1] else 'tab:red'
             told = [] if s.horizon else [f'{k}: {v}' for k, v in zip(('true', 'predicted') if len(b) > 1 else ('predicted',), says[i])]
-            _draw(b[0][i], ax, '\n'.join(filter(None, [places[i], *told])), color, out[i].reshape(s.y_shape) if s.horizon else None)
+            _draw(_first(b)[i], ax, '\n'.join(filter(None, [places[i], *told])), color, out[i].reshape(s.y_shape) if s.horizon else None)
 
     def show_dist(self,
         figsize=(6, 3.5), # Size in inches
@@ -175,15 +176,15 @@ class ShowRows:
 
     def _pre_show_batch(self, b, max_n=9):
         "What fastai's pictures of worst rows start from: x, y and decoded rows"
-        n = min(max_n, len(b[0]))
-        x = torch.as_tensor(b[0])[:n].as_subclass(TensorSeries)
+        n = min(max_n, len(_first(b)))
+        x = torch.as_tensor(_first(b))[:n].as_subclass(TensorSeries)
         x.places = self._places(b, n)
         return x, (b[1] if len(b) > 1 else None), L(self.dataset.decode((x[i], *(o[i] for o in b[1:]))) for i in range(n))
 
 def _fits(b, max_n, ctxs, nrows=None, ncols=3, **kwargs):
     "How many rows of a batch there is room for"
     room = len(ctxs) if ctxs is not None else max_n if nrows is None else nrows*ncols
-    return min(max_n, len(b[0]), room)
+    return min(max_n, len(_first(b)), room)
 
 # %% ../nbs/07e_show.ipynb #8e510578
 @plot_top_losses.dispatch

@@ -8,34 +8,32 @@ Docs: https://tsmeta.github.io/tsmeta/state.html.md"""
 __all__ = ['check_resume']
 
 # %% ../nbs/08c_state.ipynb #2c84bebc
-import hashlib, json
-import numpy as np
+import json
 from fastcore.basics import patch
 
 # %% ../nbs/08c_state.ipynb #8cea8732
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .ranks import row_prints
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
 
 # %% ../nbs/08c_state.ipynb #eaaeade5
-def _hash(*parts): return hashlib.sha256(b'|'.join(p if isinstance(p, bytes) else str(p).encode() for p in parts)).hexdigest()[:16]
-
 _CHANGED = dict(datasets='the names or lengths of the datasets', rows='the rows of this part of the split',
                 order='batch size, shuffling, drop_last, seed, weights or mix')
 
 @patch
 def fingerprints(self:TSMetaDataLoader)->dict: # name → 16 hex digits (sha256)
     "Hashes of the datasets, of the rows of this part, and of the order"
-    ds, view = self.dataset, self.dataset._view
-    rows = b'all' if view is None else np.ascontiguousarray(view.ids() if view.ranges is None else view.ranges).tobytes()
-    return dict(datasets=_hash(ds.index.lens.tobytes(), *ds.names), rows=_hash(rows), order=self.plan.fingerprint)
+    return dict(**row_prints(self.dataset), order=self.plan.fingerprint)
 
 # %% ../nbs/08c_state.ipynb #7befdb7f
 @patch
 def state_dict(self:TSMetaDataLoader)->dict: # JSON of at most 1 KB
     "Where this loader is: epoch, batches delivered, seed, fingerprints"
     epoch, batch = self._done or (self.epoch, self._start)
-    if batch >= len(self): epoch, batch = epoch + 1, 0
+    if batch >= len(self._plan): epoch, batch = epoch + 1, 0
+    part = self._part if self._done else self._skip
     prints = self.fingerprints()
-    return dict(version=1, epoch=epoch, batch=batch, seed=self.seed, given=self._given is not None, fingerprints=prints)
+    return dict(version=1, epoch=epoch, batch=batch, seed=self.seed, given=self._given is not None, fingerprints=prints, **(dict(rows=part) if part else {}))
 
 @patch
 def load_state_dict(self:TSMetaDataLoader,
@@ -51,12 +49,12 @@ def load_state_dict(self:TSMetaDataLoader,
         self.seed = seed
         raise ValueError(f'Cannot resume: {"; ".join(changed)} changed since this state was saved. Resume with the same data and settings, or start anew.')
     self._given = state['seed'] if state.get('given', True) else None
-    self.epoch, self._start, self._done = int(state['epoch']), int(state['batch']), None
+    self.epoch, self._start, self._done, self._skip = int(state['epoch']), int(state['batch']), None, int(state.get('rows', 0))
 
 @patch
 def set_epoch(self:TSMetaDataLoader, epoch:int):
     "Make the next iteration the beginning of this epoch"
-    self.epoch, self._start, self._done = int(epoch), 0, None
+    self.epoch, self._start, self._done, self._skip = int(epoch), 0, None, 0
 
 # %% ../nbs/08c_state.ipynb #2e705209
 @patch

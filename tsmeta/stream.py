@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/stream.html.md"""
 __all__ = ['Stream', 'check_resume']
 
 # %% ../nbs/06g_stream.ipynb #d6dd9dab
-import json, weakref
+import hashlib, json, weakref
 import numpy as np
 from collections.abc import Mapping
 from fastcore.basics import patch
@@ -191,7 +191,12 @@ def state_dict(self:Stream)->dict:
     begins = {str(k): b[epoch] for k, b in self._backstage.kept.items() if isinstance(b, dict) and epoch in b}
     return dict(epoch=epoch, delivered=n, token=token, begins=begins, seed=self.seed, chain=_chain(self))
 
-def _chain(s): return [d if len(d) <= 60 else d[:57] + '…' for d in repr(s)[7:-1].split(' → ')]
+def _chain(s, most=32):
+    "The steps in so few letters that a state stays below 1 KB, each still told apart from any other"
+    steps = repr(s)[7:-1].split(' → ')
+    width = min(60, max(12, 480//len(steps)))
+    def brief(d, n=width): return d if len(d) <= n else d[:n-5] + '~' + hashlib.sha256(d.encode()).hexdigest()[:4]
+    return [brief(d) for d in steps] if len(steps) <= most else [*map(brief, steps[:most-1]), brief(' '.join(steps[most-1:]))]
 
 @patch
 def load_state_dict(self:Stream, state:dict):

@@ -8,7 +8,8 @@ Docs: https://tsmeta.github.io/tsmeta/streams.html.md"""
 __all__ = ['TSStreamLoader']
 
 # %% ../nbs/08d_streams.ipynb #089a9c36
-import numpy as np, torch
+from collections.abc import Mapping
+import numpy as np
 from fastai.data.core import TfmdDL
 from fastai.torch_core import default_device, to_device
 from fastcore.basics import patch
@@ -18,7 +19,9 @@ from .index import View
 from .feed import PlanFeed
 from .stream import Stream
 from .meta import TSMetaDataset
-from .load import TSMetaDataLoader, TSMetaDataLoaders
+from .rng import is_random, keyed
+from .load import TSMetaDataLoader
+from .loaders import TSMetaDataLoaders
 
 # %% ../nbs/08d_streams.ipynb #70a18b1e
 class _Fetch:
@@ -54,9 +57,11 @@ class TSStreamLoader(TfmdDL):
         dataset = getattr(fetch, 'ds', None) if dataset is None else dataset
         if not isinstance(dataset, TSMetaDataset): raise TypeError('Say which metadataset the ids of this stream belong to: dataset=mds.train.')
         self.stream, self._ids, self._n = stream, None, len(stream)
-        place = stream._next
-        self._x_shape = next(iter(stream))['x'].shape[1:]
-        stream._next = place
+        first = self._peek(lambda: next(iter(stream), {}))
+        has = sorted(first) if isinstance(first, Mapping) else type(first).__name__
+        if not {'x', 'sample_uid'} <= {*has}:
+            raise ValueError(f'Batches for training need x and sample_uid; those of {stream} have {has or "nothing"}. Functions of .map must pass both on.')
+        self._x_shape = first['x'].shape[1:]
         tfms = None if batch_tfms is None else list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
         super().__init__(dataset, bs=getattr(stream.feed, 'bs', None) or 1, num_workers=0, after_batch=tfms,
                          device=default_device() if device is None else device)
@@ -74,19 +79,38 @@ class TSStreamLoader(TfmdDL):
 
     def __iter__(self):
         self.before_iter()
-        typed = self.dataset.typer()
+        typed, seed = self.dataset.typer(), self.stream.seed
         for b in self.stream:
             self._ids = self.dataset._last = np.asarray(b['sample_uid'])
-            x = np.ascontiguousarray(b['x'], dtype=np.float32)
-            out = typed(x, b.get('y'))
-            yield self.after_batch(to_device(out, self.device))
+            out = to_device(typed(np.ascontiguousarray(b['x'], dtype=np.float32), b.get('y')), self.device)
+            if not any(map(is_random, getattr(self.after_batch, 'fs', [self.after_batch]))): out = self.after_batch(out)
+            else:
+                with keyed(seed, *self.stream._place[:2]): out = self.after_batch(out)
+            yield out
         self.after_iter()
 
     def one_batch(self):
         "The first batch of the epoch to come, without beginning it"
-        place = self.stream._next
-        try: return next(iter(self))
-        finally: self.stream._next = place
+        return self._peek(lambda: next(iter(self)))
+
+    def _peek(self, look):
+        "Look at the stream and leave it as if nobody had"
+        s = self.stream
+        run, after, place = s._run, s._next, s._place
+        try: return look()
+        finally: s._run, s._next, s._place = run, after, place
+
+    @property
+    def epoch(self): return self.stream.epoch
+    def set_epoch(self, epoch:int):
+        "Make the next iteration the beginning of this epoch"
+        self.stream.set_epoch(epoch)
+    def state_dict(self)->dict:
+        "Where the stream is: JSON of at most 1 KB"
+        return self.stream.state_dict()
+    def load_state_dict(self, state:dict):
+        "Go on from where another loader of the same stream was"
+        self.stream.load_state_dict(state)
 
     def new(self, dataset=None, **kwargs):
         "The same loader; without rows, for an exported learner, a loader of the metadataset"

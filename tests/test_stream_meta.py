@@ -1,0 +1,160 @@
+"Streams over a metadataset: the loader's order, its ids, its mix, its state; and training on what comes out."
+import json
+
+import fastai.callback.progress  # brings no_bar
+import numpy as np
+import pytest
+import torch
+from fastai.vision.augment import RandTransform
+from fastai.learner import Learner, load_learner
+from fastcore.test import test_eq as check_eq
+from torch import nn
+from tsmeta.datasets import TSMetaDatasets
+from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
+from tsmeta.meta import TSMetaDataset
+from tsmeta.stream import Stream
+from tsmeta.streams import TSStreamLoader
+
+WORKERS = [(0, 'thread'), (2, 'thread'), (2, 'process')]
+
+
+@pytest.fixture(scope='module')
+def mds():
+    rng = np.random.default_rng(0)
+    meta = TSMetaDataset({f'p{d}': (rng.normal(size=(n, 2, 16)).astype(np.float32), rng.choice(['a', 'b', 'c'], n)) for d, n in enumerate([9, 30, 1, 21])})
+    return TSMetaDatasets(meta, dict(train=rng.permutation(61)[:45], valid=range(3, 15)), leak='allow')
+
+
+def halved(b): return {**b, 'x': b['x']/2}
+def noisy(b, rng): return {**b, 'x': b['x'] + rng.normal(size=b['x'].shape).astype(np.float32)}
+def uids(stream): return [b['sample_uid'].tolist() for b in stream]
+
+
+@pytest.mark.parametrize('how', [dict(), dict(shuffle=True), dict(shuffle=True, drop_last=True), dict(shuffle=True, mix='equal'), dict(shuffle=True, mix=('temperature', 2))])
+def test_a_stream_has_the_order_of_a_loader(mds, how):
+    loader = TSMetaDataLoader(mds.train, bs=8, seed=5, **how)
+    with mds.train.stream(bs=8, seed=5, **how).map(halved, num_workers=2, worker='thread', fan_out=1) as stream:
+        assert len(stream) == len(loader)
+        for _ in range(3):
+            want = [(loader.ids.tolist(), b) for b in loader]
+            got = list(stream)
+            assert [b['sample_uid'].tolist() for b in got] == [ids for ids, _ in want]
+            for b, (_, (x, y)) in zip(got, want):
+                np.testing.assert_array_equal(b['x'], x.numpy()/2)
+                np.testing.assert_array_equal(b['y'], y.numpy())
+
+
+def test_order_is_asked_where_the_stream_is_made(mds):
+    with pytest.raises(ValueError, match=r'\.stream\(shuffle='): mds.train.stream().shuffle(8)
+    with pytest.raises(ValueError, match=r'\.stream\(mix='): mds.train.stream().sampler('random')
+
+
+def test_uids_are_global_ids_or_pairs(mds):
+    meta, ids = mds.metadataset, mds.train.ids()
+    d, r = (o.tolist() for o in meta.index.locate(ids[[4, 0]]))
+    for asked in (ids[[4, 0]].tolist(), list(zip(d, r)), [(meta.names[k], i) for k, i in zip(d, r)]):
+        got = list(mds.train.stream(bs=4).subsample_uids(asked))
+        assert np.concatenate([b['sample_uid'] for b in got]).tolist() == ids[[4, 0]].tolist()
+        np.testing.assert_array_equal(np.concatenate([b['x'] for b in got]), meta[ids[[4, 0]]][0].numpy())
+
+
+@pytest.mark.parametrize('workers,worker', WORKERS)
+def test_random_work_is_the_same_for_any_workers(mds, workers, worker):
+    def make(n, w): return mds.train.stream(bs=8, shuffle=True, seed=2).map(noisy, num_workers=n, worker=w, fan_out=1)
+    with make(0, 'thread') as a, make(workers, worker) as b:
+        for _ in range(2):
+            for p, q in zip(list(a), list(b), strict=True): np.testing.assert_array_equal(p['x'], q['x'])
+
+
+@pytest.mark.parametrize('workers,worker', WORKERS)
+def test_resume_with_other_workers(mds, workers, worker):
+    def make(n=0, w='thread'): return mds.train.stream(bs=8, shuffle=True, seed=2, mix='equal').map(noisy, num_workers=n, worker=w, fan_out=1)
+    with make() as s: first, second = list(s), list(s)
+    for stop in (1, 3, len(first)):
+        with make(2, 'thread') as s, make(workers, worker) as again:
+            it = iter(s)
+            for _ in range(stop): next(it)
+            text = json.dumps(s.state_dict())
+            assert len(text) <= 1024
+            again.load_state_dict(json.loads(text))
+            rest = first[stop:] + second
+            got = [b for _ in range(1 if stop == len(first) else 2) for b in again]
+            for p, q in zip(rest, got, strict=True): np.testing.assert_array_equal(p['x'], q['x'])
+    with mds.valid.stream(bs=8, shuffle=True, seed=2) as other, pytest.raises(ValueError, match='another stream'): other.load_state_dict(json.loads(text))
+
+
+def test_the_state_of_a_long_chain_is_short_and_still_tells_chains_apart(mds):
+    def chain(n, last=halved):
+        s = mds.train.stream(bs=8)
+        for k in range(n): s = s.map(last if k == n-1 else halved, fan_out=1)
+        return s
+    for n in (1, 20, 60):
+        text = json.dumps(chain(n).state_dict())
+        assert len(text) <= 1024
+        chain(n).load_state_dict(json.loads(text))
+        with pytest.raises(ValueError, match='another stream'): chain(n, noisy).load_state_dict(json.loads(text))
+
+
+class Jitter(RandTransform):
+    split_idx = 0
+    def encodes(self, x:torch.Tensor): return x + torch.randn_like(x) if x.is_floating_point() else x
+
+
+def loaders(mds, workers=0, worker='thread', **kwargs):
+    parts = [p.stream(bs=8, shuffle=i == 0, seed=1).map(noisy, num_workers=workers, worker=worker, fan_out=1) for i, p in enumerate(mds)]
+    return TSMetaDataLoaders.from_streams(*parts, device='cpu', **kwargs)
+
+
+def model():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 3))
+
+
+@pytest.mark.parametrize('workers,worker', WORKERS)
+def test_training_on_streams(mds, tmp_path, workers, worker):
+    def weights(n, w):
+        dls = loaders(mds, n, w, batch_tfms=Jitter())
+        assert (dls.vars, dls.len, dls.c, list(dls.vocab)) == (2, 16, 3, ['a', 'b', 'c'])
+        learn = Learner(dls, model(), path=tmp_path)
+        with learn.no_bar(), learn.no_logging(): learn.fit(2)
+        return learn, torch.cat([p.flatten() for p in learn.model.parameters()])
+    (learn, got), (plain, want) = weights(workers, worker), weights(0, 'thread')
+    assert torch.equal(got, want)
+    with learn.no_bar(): preds, targs = learn.get_preds()
+    check_eq(targs.numpy(), mds.valid.targets())
+    seen = np.concatenate([np.stack([b[1].numpy(), [list('abc').index(mds.metadataset.vocab[y]) for y in mds.metadataset.targets(learn.dls.train.ids)]]) for b in learn.dls.train], 1)
+    check_eq(seen[0], seen[1])
+    for b in learn.dls.valid: check_eq(learn.dls.valid.where[['dataset', 'row']].to_numpy(), learn.dls.valid.dataset.mapping_idxs)
+    learn.export(tmp_path/'m.pkl')
+    again = load_learner(tmp_path/'m.pkl')
+    assert again.dls.c == 3
+    x = torch.zeros(4, 2, 16)
+    with again.no_bar(): assert again.get_preds(dl=again.dls.test_dl(x.numpy()))[0].shape == (4, 3)
+    for l in (learn, plain):
+        for dl in l.dls.loaders: dl.stream.close()
+
+
+def test_loaders_of_streams_resume(mds):
+    whole = [b[0].clone() for b in loaders(mds, batch_tfms=Jitter()).train]
+    first, second = (loaders(mds, batch_tfms=Jitter()) for _ in range(2))
+    first.train.one_batch()
+    it = iter(first.train)
+    for _ in range(2): next(it)
+    first.train.one_batch()
+    state = json.loads(json.dumps(first.state_dict()))
+    second.load_state_dict(state)
+    for a, b in zip([b[0] for b in second.train], whole[2:], strict=True): assert torch.equal(a, b)
+
+
+def bare(b): return b['x']
+def without_ids(b): return dict(x=b['x'])
+
+
+@pytest.mark.parametrize('fn', [bare, without_ids])
+def test_a_stream_that_loses_its_ids_is_refused(mds, fn):
+    with pytest.raises(ValueError, match='need x and sample_uid'): TSStreamLoader(mds.train.stream(bs=8).map(fn, fan_out=1))
+
+
+def test_a_stream_of_other_things_needs_its_metadataset(mds):
+    with pytest.raises(TypeError, match='dataset='): TSStreamLoader(Stream.of([dict(x=np.zeros((2, 1, 4)), sample_uid=np.arange(2))]))
