@@ -322,3 +322,22 @@ def test_one_rate(tmp_path, rate):
     with pytest.raises(ValueError, match="nothing is known of 'new'"): rows.add_dataset(row)
     assert rows.add_dataset(TSMetaDataset([np.zeros((1, 2, 200))], info=dict(rate=[100])))[0][0].shape == (2, 70)
     with pytest.raises(ValueError, match='at which rate each recording is sampled'): TSMetaDataset.from_recordings([rec.T], window=60, resample=50)
+
+
+def test_policies_stay_with_stores_and_safe_exports(tmp_path):
+    rng = np.random.default_rng(0)
+    rows = [rng.normal(size=(2, n)).astype('f4') for n in (9, 4, 7, 6)]
+    meta = TSMetaDataset(dict(a=(rows, list('uvuv'))), var_names=['p', 'q'], ragged=Ragged('pad', value=np.nan, mask=True), missing=0)
+    store = meta.pack(tmp_path/'store')
+    again = TSMetaDataset.open(tmp_path/'store')
+    for m in (meta, store, again):
+        assert repr(m.schema.policies) == repr(meta.schema.policies) and m.schema.var_names == ['p', 'q', 'mask']
+        new = m.add_dataset([rows[1], rows[3]])
+        assert np.array_equal(new[:][0], meta[[1, 3]][0], equal_nan=True)
+    dls = again.split([[0, 1], [2, 3]]).dataloaders(bs=2, seed=0, device='cpu')
+    from tsai.models.FCN import FCN
+    learn = Learner(dls, FCN(dls.vars, dls.c))
+    learn.export_safe(tmp_path/'safe')
+    other = tsmeta.all.load_safe(tmp_path/'safe')
+    a, b = (o.predict_table(data=rows[:2]) for o in (learn, other))
+    assert a.equals(b) and len(a) == 2

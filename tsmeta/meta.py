@@ -270,7 +270,7 @@ def summary(self:TSMetaDataset):
     if self._view is not None: out['of'] = self.index.lens
     out['kind'] = [type(innermost(s)).__name__.replace('Source', '').lower() for s in self.datasets]
     out['dtype'] = [str(s.dtype) for s in self.datasets]
-    if self.schema.policies: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
+    if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
     return out if self.info is None else pd.concat([out, self.info], axis=1)
 
 @patch
