@@ -341,3 +341,27 @@ def test_policies_stay_with_stores_and_safe_exports(tmp_path):
     other = tsmeta.all.load_safe(tmp_path/'safe')
     a, b = (o.predict_table(data=rows[:2]) for o in (learn, other))
     assert a.equals(b) and len(a) == 2
+
+
+@pytest.mark.parametrize('how', ['bucket', 'per_dataset'])
+def test_batches_of_one_length(how, monkeypatch):
+    rng = np.random.default_rng(0)
+    X = [rng.normal(size=(n, 2, k)).astype('f4') for n, k in ((30, 5), (17, 9), (25, 5), (9, 12))]
+    rows = [rng.normal(size=(2, k)).astype('f4') for k in (3, 8, 6)]
+    meta = TSMetaDataset([*((x, ['a']*len(x)) for x in X), (rows, ['b']*3)], ragged=Ragged(how, mask=True))
+    assert (meta.vars, meta.len) == (3, 12)
+    full = [np.pad(r, ((0, 0), (0, 12 - r.shape[1]))) for x in [*X, rows] for r in x]
+    steps = [r.shape[1] for x in [*X, rows] for r in x]
+    own = np.repeat([5, 9, 5, 12, 8], [30, 17, 25, 9, 3])
+    for loader in (dict(shuffle=True, seed=1), dict(), dict(shuffle=True, seed=1, num_workers=1)):
+        seen = []
+        for x, y in (dl := TSMetaDataLoader(meta, bs=8, **loader)):
+            ds = meta.index.locate(dl.ids)[0]
+            assert len(set(own[dl.ids])) == 1 and x.shape[2] == own[dl.ids[0]] and (how == 'bucket' or len(set(ds)) == 1)
+            assert all(np.array_equal(x[k, :2], full[i][:, :x.shape[2]]) and x[k, 2].sum() == steps[i] for k, i in enumerate(dl.ids))
+            seen += dl.ids.tolist()
+        assert sorted(seen) == list(range(len(meta)))
+    ids = np.array([0, 31, 83])
+    monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    assert np.array_equal(pickle.loads(pickle.dumps(meta))[ids][0], meta[ids][0]) and meta[ids][0].shape == (3, 3, 9)
+    with pytest.raises(ValueError, match="done at the end: side='right'"): Ragged(how, side='left')

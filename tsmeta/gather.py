@@ -65,8 +65,10 @@ class Gather:
         self._views, self._open = [(None, None)]*n, OrderedDict()
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, Y_KIND] = 1
+        self._own = None
         self._kept, self._patterns, self._frames = {}, {}, _no_frames(0, 0)
         if hasattr(self.sources, 'layout'): return self._fill()
+        if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
         if any(hasattr(s, 'core') for s in self.sources): self._frames = _no_frames(n, self.shape[0])
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
@@ -121,7 +123,8 @@ def __call__(self:Gather,
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
     "Copy the rows with these ids, in the order asked"
     n, y_shape = len(ids), self.y_shape
-    xo, yo = np.empty((n, *self.shape), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
+    steps = self.shape[1] if self._own is None or not n else int(self._own[self.index.locate(ids)[0]].max())
+    xo, yo = np.empty((n, self.shape[0], steps), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
     todo = np.empty(n, np.int64)
     if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, self._frames, xo, yo, todo)
     else: left, todo = n, np.arange(n)
@@ -136,7 +139,7 @@ def _take_rest(self:Gather, ids, todo, xo, yo):
     for part in np.split(order, np.flatnonzero(np.diff(ds[order])) + 1):
         d, r, k = int(ds[part[0]]), rows[part], todo[part]
         x, y = self._opened(d)
-        xo[k] = x[r] if x is not None else self._read(d, r)
+        xo[k] = (x[r] if x is not None else self._read(d, r))[:, :, :xo.shape[2]]
         if y is not None: yo[k] = _three_axes(y)[r]
         elif self.targets is None and self.y_shape is not None: yo[k] = self.sources[d].read_y(r)
 
@@ -160,6 +163,12 @@ def _read(self:Gather, d, rows):
     if x.shape != (len(rows), *self.shape):
         raise ValueError(f'Dataset {d} gave rows of shape {x.shape[1:]} where its first row has shape {self.shape}.')
     return x
+
+# %% ../nbs/05_gather.ipynb #e55fc1c7
+@patch(as_prop=True)
+def own_steps(self:Gather):
+    "Steps of the rows of each dataset where batches have steps of their own, else `None`"
+    return self._own
 
 # %% ../nbs/05_gather.ipynb #8b823fae
 @patch

@@ -16,12 +16,12 @@ from .channels import SIDES, Mapped, progression
 from .target import some
 
 # %% ../nbs/00e_lengths.ipynb #6f0bac5a
-_HOWS = 'error', 'pad', 'crop', 'fit'
+_HOWS = 'error', 'pad', 'crop', 'fit', 'bucket', 'per_dataset'
 
 class Ragged:
     "What is done with rows of different lengths"
     def __init__(self,
-        how:str='error', # 'error', 'pad', 'crop' or 'fit'
+        how:str='error', # 'error', 'pad', 'crop', 'fit', 'bucket' or 'per_dataset'
         len:int=None, # Steps that rows are to have; the longest ('pad') or shortest ('crop') there is if `None`
         side:str='right', # Where rows are filled or cut: 'right' (the end), 'left' (the beginning), 'center' (half at each)
         value:float=0., # What is filled in; may be `nan`
@@ -31,6 +31,7 @@ class Ragged:
         if side not in SIDES: raise ValueError(f'side must be {", ".join(map(repr, SIDES))}, got {side!r}.')
         if how == 'fit' and len is None: raise ValueError("Ragged('fit') needs len=, the number of steps that all rows are to have.")
         if how == 'error' and (len is not None or mask): raise ValueError("Ragged('error') changes no row, so it takes neither len nor mask.")
+        if how in _HOWS[4:] and side != 'right': raise ValueError(f"Ragged({how!r}) fills rows up to the longest of their batch, which is done at the end: side='right'.")
         if len is not None and len < 1: raise ValueError(f'len is a number of steps, at least 1, got {len}.')
         self.how, self.len, self.side, self.value, self.mask = how, len, side, value, mask
 
@@ -54,10 +55,10 @@ def common_steps(
     if ragged.how == 'error': return ragged
     low, high = np.array([steps_range(s) for s in sources]).T
     full = [d for d, s in enumerate(sources) if len(s)] or [0]
-    n = ragged.len if ragged.len is not None else int(high[full].max() if ragged.how == 'pad' else low[full].min())
+    n = ragged.len if ragged.len is not None else int(low[full].min() if ragged.how == 'crop' else high[full].max())
     for which, what, other in ((high > n, 'longer', 'crop'), (low < n, 'shorter', 'pad')):
         odd = [d for d in full if which[d]]
-        if odd and ragged.how not in (other, 'fit'):
+        if odd and (other, ragged.how) not in (('pad', 'bucket'), ('pad', 'per_dataset')) and ragged.how not in (other, 'fit'):
             raise ValueError(f'{ragged!r} gives rows of {n:,} steps, but there are {what} ones: {(high if what == "longer" else low)[odd[0]]:,} steps in '
                              f"{some(names, odd)}. State another len; Ragged('fit', len=…) both pads and crops.")
     cut = [d for d in full if high[d] > n and getattr(sources[d], 'windowed', False)]

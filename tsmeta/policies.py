@@ -205,7 +205,9 @@ def _frame(self:Policies, src, chosen, names, d):
     if steps is None and steps_range(src)[0] < src.shape[1]: one_shape([src], [names[d]])
     if src.horizon and FILL in chosen:
         raise ValueError(f"Dataset {some(names, [d])} lacks {self.data_vars[chosen.index(FILL)]!r}, so nothing is known of the steps to come: use vars='intersect'.")
-    return Framed(src, dims, steps, self.ragged.side, self.ragged.value, m.number, self.vars.fill)
+    out = Framed(src, dims, steps, self.ragged.side, self.ragged.value, m.number, self.vars.fill)
+    out.trim = self.ragged.how in ('bucket', 'per_dataset')
+    return out
 
 @patch(as_prop=True)
 def var_names(self:Policies):
