@@ -20,7 +20,6 @@ from fastcore.meta import delegates
 from .source import ArraySource, WindowSource
 from .adapt import as_info, to_sources
 from .channels import Mapped, one_shape
-from .missing import count_missing
 from .policies import Policies, innermost
 from .target import Targets, join_targets, some
 from .index import View, to_ids
@@ -155,7 +154,7 @@ class TSMetaDataset(SchemaFacts):
     def _join(self, sources, names, info, arrays, schema):
         self.datasets, self.names, self.info, self.schema = sources, names, info, schema
         self.gather = Gather(sources, arrays)
-        self.index, self._view, self._last = self.gather.index, None, None
+        self.index, self._view, self._last, self._raw, self._timed = self.gather.index, None, None, None, None
 
     def __len__(self): return len(self.index) if self._view is None else len(self._view)
 
@@ -268,8 +267,7 @@ def summary(self:TSMetaDataset):
     "One line per dataset: rows, and what `info` knows"
     out = pd.DataFrame({'name': self.names, 'rows': self.lens})
     if self._view is not None: out['of'] = self.index.lens
-    out['kind'] = [type(innermost(s)).__name__.replace('Source', '').lower() for s in self.datasets]
-    out['dtype'] = [str(s.dtype) for s in self.datasets]
+    out['kind'], out['dtype'] = zip(*((type(innermost(s)).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
     if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
     return out if self.info is None else pd.concat([out, self.info], axis=1)
 
@@ -286,20 +284,11 @@ def __repr__(self:TSMetaDataset):
     return '\n'.join([f'{type(self).__name__}: {len(self):,} rows{part} in {len(lens):,} datasets, {self.schema!r}'.replace('Schema: ', ''),
                       *vocab, *rows, *more, *note])
 
-# %% ../nbs/07_meta.ipynb #97a76a3a
-@patch
-def count_missing(self:TSMetaDataset)->pd.DataFrame: # One line per dataset: `rows` with missing values, how many values are `missing`, their `share`
-    "Count the values that are missing (NaN) in each dataset, as they are stored; this reads all rows"
-    sources, names = self._raw[:2] if self._raw else (self.datasets, self.names)
-    found = [dict(rows=0, missing=0, values=0) if s.dtype.kind != 'f' else count_missing(innermost(s)) for s in sources]
-    return pd.DataFrame([dict(name=n, rows=f['rows'], missing=f['missing'], share=f['missing']/max(1, f['values'])) for n, f in zip(names, found)])
-
 # %% ../nbs/07_meta.ipynb #8318425b
 @patch
 def new_empty(self:TSMetaDataset):
     "A metadataset without rows that keeps variables, steps and vocabulary"
     s, new = self.schema, copy.copy(self)
-    new._raw = new._timed = None
     none = np.zeros((s.vars, 0), np.float32)
     src = WindowSource(none, s.len, horizon=s.horizon) if s.horizon else ArraySource(np.zeros((0, s.vars, s.len), np.float32))
     labelled = s.kind is not None and not s.horizon

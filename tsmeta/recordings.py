@@ -15,6 +15,8 @@ from fastcore.basics import patch
 from .source import WindowSource
 from .times import Clock, TimedWindows, Times
 from .adapt import as_info, dataset_names
+from .missing import count_missing
+from .policies import innermost
 from .rates import ResampledRecording, rates_of
 from .meta import TSMetaDataset
 
@@ -145,3 +147,11 @@ def targets(self:TSMetaDataset,
     out = np.zeros((len(ids), *self.schema.y_shape), self.gather.y_dtype)
     for d, part in _parts(ds): out[part] = self.gather.targets[d][rows[part]]
     return out
+
+# %% ../nbs/07a_recordings.ipynb #7f14aba3
+@patch
+def count_missing(self:TSMetaDataset)->pd.DataFrame: # One line per dataset: `rows` with missing values, how many values are `missing`, their `share`
+    "Count the values that are missing (NaN) in each dataset, as they are stored; this reads all rows"
+    sources, names = self._raw[:2] if self._raw else (self.datasets, self.names)
+    found = [dict(rows=0, missing=0, values=0) if s.dtype.kind != 'f' else count_missing(innermost(s)) for s in sources]
+    return pd.DataFrame([dict(name=n, rows=f['rows'], missing=f['missing'], share=f['missing']/max(1, f['values'])) for n, f in zip(names, found)])
