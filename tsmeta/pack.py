@@ -20,6 +20,7 @@ from .split import runs
 from .subset import as_splits
 from .disk import FORMAT, MANIFEST, locked, read_yaml, seal, sweep, write_whole
 from .store import Store
+from .policy_file import policies_to_json
 from .parts import as_bytes, label_array, npy_head, plan_parts, write_label, write_named, write_parts
 
 # %% ../nbs/03c_pack.ipynb #1f7b5f13
@@ -52,7 +53,7 @@ def _plain(o):
 
 def _schema(s):
     return dict(vars=s.vars, len=s.len, kind=s.kind, y_shape=list(s.y_shape), vocab=None if s.vocab is None else [_plain(v) for v in s.vocab],
-                horizon=s.horizon, labels=s.labels, var_names=s.var_names)
+                horizon=s.horizon, labels=s.labels, var_names=s.var_names, **({'policies': policies_to_json(s.policies)} if getattr(s, 'policies', None) else {}))
 
 # %% ../nbs/03c_pack.ipynb #64c9b255
 def _meta_text(m, about):

@@ -81,6 +81,12 @@ def bucket_keys(
     if batching not in columns: raise ValueError(f"batching must be 'per_dataset', a column of info ({', '.join(columns) or 'there are none'}) or one key per dataset, got {batching!r}.")
     return ds.info[batching].astype(str).to_numpy()
 
+def _length_keys(ds):
+    "What `ragged='bucket'` and `'per_dataset'` ask of batches, else `None`"
+    own = getattr(ds.gather, 'own_steps', None)
+    if own is None: return None
+    return 'per_dataset' if ds.schema.policies.ragged.how == 'per_dataset' else own
+
 def _runs(ds, keys):
     "Runs of rows whose datasets have one key: their lengths and keys"
     if ds._view is None or rows_by_dataset(ds) is None: return ds.lens, keys
@@ -107,6 +113,7 @@ def plan_for(
 )->Plan:
     "The plan that gives what a loader is asked"
     full = shuffle in (True, False, 'full')
+    if batching is None and full and getattr(mix, 'batching', 'random') == 'random' and not any(v is not None for v in rows.values()): batching = _length_keys(ds)
     _at_odds(full, shuffle, [n for n, k in (('weights', 'weights'), ('stratify', 'groups'), ('partial_n', 'take')) if rows.get(k) is not None], mix, batching)
     if batching is not None and not shuffle: return RunPlan(*_runs(ds, bucket_keys(ds, batching)), bs)
     by_ds = dict(drop_last=drop_last, names=ds.names)
