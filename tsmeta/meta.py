@@ -144,7 +144,7 @@ class TSMetaDataset(SchemaFacts):
         if not sum(lens): raise ValueError(f'None of the {len(names):,} datasets has a row.' + (' Is the window longer than every recording?'
                                            if isinstance(sources[0], WindowSource) else ''))
         targets = Targets('float', None, None, (getattr(sources[0], 'y_vars', nv), horizon)) if horizon else \
-            join_targets([s.y for s in sources], lens, names, labels=labels, **how)
+            join_targets(policies.relabel([s.y for s in sources], names), lens, names, labels=labels, **how)
         same = not x_tfm or nv == sources[0].src.shape[0]
         schema = Schema(nv, nl, targets.kind, targets.shape, targets.vocab, horizon, labels, var_names if same else None)
         schema.x_tfm, schema.policies = x_tfm, policies

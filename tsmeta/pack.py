@@ -106,6 +106,8 @@ def _write_splits(root, splits, meta, key, version):
 def _gathered(root, meta, splits, labels, **how):
     "Write parts, labels and info of a metadataset; the manifest that would make them a store"
     if getattr(meta, '_view', None) is not None: raise ValueError('This is a part of a metadataset. Pack the whole, with splits=….')
+    if getattr(meta, 'timed', False):
+        raise ValueError('These recordings have clocks (times=…), which a store does not keep yet. Pack them without times, and the time of each row as one of labels=….')
     parts, table = plan_parts(meta.datasets, how['part_rows'])
     done = write_parts(root, parts, meta.datasets, how.get('first', 0), how['executor'], how['progress'])
     m = dict(format=FORMAT, schema=_schema(meta.schema), parts=[f['file'] for f in done], labels={}, info=None, splits={},

@@ -18,7 +18,7 @@ from .channels import FILL, NANS, REAL, ZERO, Framed, one_shape
 from .lengths import Ragged, Stepped, common_steps, steps_range
 from .missing import Filled, Missing, refuse_missing
 from .rates import Resampled, one_rate, rates_of
-from .target import some
+from .target import label_maps, relabel, some
 
 # %% ../nbs/00g_policies.ipynb #e094001b
 class Vars:
@@ -96,18 +96,19 @@ class Policies:
         missing='keep', # Values that are NaN: 'keep', 'error', a number, 'mean', 'median', 'ffill', 'linear', 'mask', a `Missing(…)`; or a dict dataset → one of these, '*' for those not named
         resample:float=None, # Steps per second that all rows are to have; `info['rate']` says which they have
         per_variable:bool=False, # Every variable becomes a row of its own: each dataset becomes one per variable, 'dataset/variable'
+        label_map:dict=None, # Other names for labels: label → label, or dataset → such a dict, '*' for those not named
     ):
         self.ragged, self.vars, self.sel_vars, self.sel_steps = _as(Ragged, ragged), _as(Vars, vars), sel_vars, sel_steps
         self.missing = {k: _as(Missing, v) for k, v in missing.items()} if isinstance(missing, dict) else _as(Missing, missing)
-        self.resample, self.per_variable, self.data_vars, self.raw, self.partial, self.named = resample, per_variable, None, None, [], False
+        self.label_map, self.resample, self.per_variable, self.data_vars, self.raw, self.partial, self.named = label_map, resample, per_variable, None, None, [], False
 
     @property
     def fitted(self):
         "Is it decided which variables and how many steps rows have?"
         return self.data_vars is not None
     def __repr__(self):
-        said = {k: getattr(self, k) for k in ('ragged', 'vars', 'sel_vars', 'sel_steps', 'missing', 'resample', 'per_variable')}
-        plain = dict(ragged="Ragged('error')", vars="Vars('strict')", sel_vars='None', sel_steps='None', missing="Missing('keep')", resample='None', per_variable='False')
+        said = {k: getattr(self, k) for k in ('ragged', 'vars', 'sel_vars', 'sel_steps', 'missing', 'resample', 'per_variable', 'label_map')}
+        plain = dict(ragged="Ragged('error')", vars="Vars('strict')", sel_vars='None', sel_steps='None', missing="Missing('keep')", resample='None', per_variable='False', label_map='None')
         return f'Policies({", ".join(f"{k}={v!r}" for k, v in said.items() if repr(v) != plain[k])})'
     def __bool__(self): return repr(self) != 'Policies()'
 
@@ -116,6 +117,20 @@ class Policies:
         return self.missing.get(name, self.missing.get('*', Missing())) if isinstance(self.missing, dict) else self.missing
     @property
     def nan_mask(self): return any(m.mask for m in (self.missing.values() if isinstance(self.missing, dict) else [self.missing]))
+
+# %% ../nbs/00g_policies.ipynb #fd56f159
+@patch
+def relabel(self:Policies,
+    ys, # Targets of each dataset, as people give them
+    names, # Name of each dataset
+)->list: # The same under their other names
+    "Give labels the names that the label map gives them"
+    if self.label_map is None: return ys
+    out = []
+    for d, (y, m) in enumerate(zip(ys, label_maps(self.label_map, names))):
+        try: out.append(relabel(y, m))
+        except TypeError as e: raise TypeError(f'Dataset {some(names, [d])}: {e}.') from None
+    return out
 
 # %% ../nbs/00g_policies.ipynb #1fc0e875
 @patch

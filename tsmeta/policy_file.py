@@ -34,13 +34,18 @@ def _back(o):
 def _options(o): return {k: _out(getattr(o, k)) for k in _OPTIONS[type(o)]}
 def _made(kind, d): return kind(**{k: _back(d[k]) for k in _OPTIONS[kind]})
 
+def _pairs(m):
+    "A label map as lists of pairs, since JSON turns keys that are numbers into text"
+    return m and [[_out(k), _pairs(v) if isinstance(v, dict) else _out(v)] for k, v in m.items()]
+def _unpaired(pairs): return pairs and {k: _unpaired(v) if isinstance(v, list) else v for k, v in pairs}
+
 def policies_to_json(
     p:Policies, # Fitted or not
 )->dict: # Text, numbers, lists and dicts only
     "Say in plain JSON what policies say"
     missing = {k: _options(m) for k, m in p.missing.items()} if isinstance(p.missing, dict) else _options(p.missing)
     return dict(ragged=_options(p.ragged), vars=_options(p.vars), missing=missing, each=isinstance(p.missing, dict),
-                **{k: _out(getattr(p, k)) for k in (*_OWN, *_KNOWN)})
+                label_map=_pairs(p.label_map), **{k: _out(getattr(p, k)) for k in (*_OWN, *_KNOWN)})
 
 def policies_from_json(
     d:dict, # From `policies_to_json`
@@ -48,7 +53,7 @@ def policies_from_json(
     "Make policies of what was written"
     try:
         missing = {k: _made(Missing, m) for k, m in d['missing'].items()} if d['each'] else _made(Missing, d['missing'])
-        out = Policies(_made(Ragged, d['ragged']), _made(Vars, d['vars']), missing=missing, **{k: _back(d[k]) if isinstance(d[k], dict) else d[k] for k in _OWN})
+        out = Policies(_made(Ragged, d['ragged']), _made(Vars, d['vars']), missing=missing, label_map=_unpaired(d.get('label_map')), **{k: _back(d[k]) if isinstance(d[k], dict) else d[k] for k in _OWN})
         for k in _KNOWN: setattr(out, k, d[k])
     except (AttributeError, KeyError, TypeError, ValueError) as e: raise ValueError(f'These are not policies: {type(e).__name__}: {e} in {str(d)[:100]}') from None
     return out

@@ -185,4 +185,15 @@ class ClassBalance:
         if n is None: return None
         return self._on_device(n/max(1, len(self.dataset) if self.dataset.schema.kind == 'multi' else n.sum()))
 
+    @property
+    def cws_by_dataset(self):
+        "Weights for the loss within each dataset, `(datasets, c)`: inverse to the frequency of a class among its rows, 1 on average over them; 0 where a class is absent"
+        if not self.dataset.cat: return None
+        ds, y = self.dataset.index.locate(self.dataset.ids())[0], self.dataset.targets()
+        n = np.zeros((len(self.dataset.names), self.dataset.c))
+        if self.dataset.schema.kind == 'multi': np.add.at(n, ds, y)
+        else: np.add.at(n, (np.repeat(ds, y[0].size if len(y) else 1), y.reshape(-1)), 1)
+        with np.errstate(divide='ignore', invalid='ignore'): w = n.sum(1, keepdims=True)/((n > 0).sum(1, keepdims=True)*n)
+        return self._on_device(np.where(n > 0, w, 0))
+
     def _on_device(self, a): return torch.as_tensor(np.asarray(a), dtype=torch.float32, device=self.device)
