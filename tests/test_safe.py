@@ -307,7 +307,7 @@ def test_new_data_that_does_not_fit_is_refused(tmp_path):
     new = load_safe(learner().export_safe(tmp_path/'e'))
     x = np.zeros((3, 2, 12), np.float32)
     for bad, text in [(x[:, :1], '1 variables, expected 2'), (x[:, :, :9], '9 steps, expected 12'), ((x, list('abz')), "unknown label 'z'"),
-                      (TSMetaDataset({'bed 7': x}, var_names=['v', 'w']), "variables named \\['v', 'w'\\], expected \\['u', 'v'\\]"), ((x, [.1, .2, .3]), 'label')]:
+                      (TSMetaDataset({'bed 7': x}, var_names=['v', 'w']), "variables \\['v', 'w'\\], expected are \\['u', 'v'\\]"), ((x, [.1, .2, .3]), 'label')]:
         with pytest.raises((ValueError, TypeError), match=text): new.predict_table(data=bad)
 
 
