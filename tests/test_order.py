@@ -272,3 +272,21 @@ def test_batches_never_cross_buckets_whatever_becomes_of_a_loader(batching, worl
             assert all(len(kinds) == 1 for kinds, _ in found)
             if k: assert sum((ids for _, ids in found), []) == part.ids().tolist() and len(found) == len(dl)
     assert dls.train.deal.deliveries(dls.train.plan.sizes()) == len(buckets(dls.train))
+
+
+def test_a_mix_changed_in_the_middle_of_an_epoch_waits_for_the_next_in_the_state_too():
+    make = lambda mix='equal': TSMetaDataLoader(meta(), bs=8, shuffle=True, seed=1, mix=mix)
+    dl, whole, new = make(), make(), make({'d0': 1})
+    want = [whole.ids.tolist() for _ in whole]
+    it = iter(dl)
+    next(it)
+    dl.set_mix({'d0': 1})
+    for k in range(1, len(want)):
+        state = json.loads(json.dumps(dl.state_dict()))
+        other = make()
+        other.load_state_dict(state)
+        assert [other.ids.tolist() for _ in other] == want[k:]
+        with pytest.raises(ValueError, match='weights or mix changed'): make({'d0': 1}).load_state_dict(state)
+        next(it)
+    new.load_state_dict(dl.state_dict())
+    assert [dl.ids.tolist() for _ in dl] == [new.ids.tolist() for _ in new] and new.epoch == 2

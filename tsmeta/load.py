@@ -139,19 +139,19 @@ def _deliver_task(self:TSMetaDataLoader, task, b):
 
 # %% ../nbs/08_load.ipynb #5aea1ffb
 @patch
-def _ids_of(self:TSMetaDataLoader, order, epoch, start, n, ahead=32):
-    "Global ids of batches `start … n-1`, worked out a few batches at a time"
-    view, many = self.dataset._view, (self.plan if order is None else self._plan_of(order)).many
+def _ids_of(self:TSMetaDataLoader, order, plan, epoch, start, ahead=32):
+    "Global ids of the batches from `start` on, worked out a few batches at a time"
+    view, n = self.dataset._view, len(plan)
     for i in range(start, n, ahead):
-        parts = many(epoch, i, min(i+ahead, n))
+        parts = plan.many(epoch, i, min(i+ahead, n))
         if order is not None: parts = [order[places] for places in parts]
         yield from parts if view is None else map(view.ids, parts)
 
 @patch
-def _tasks(self:TSMetaDataLoader, order, epoch, start, n, skip=0):
-    "The deliveries to this process that batches `start … n-1` make, without the first rows of the first if they were delivered"
+def _tasks(self:TSMetaDataLoader, order, plan, epoch, start, skip=0):
+    "The deliveries to this process that the batches from `start` on make, without the first rows of the first if they were delivered"
     deal = self.deal
-    for k, ids in enumerate(self._ids_of(order, epoch, start, n), start):
+    for k, ids in enumerate(self._ids_of(order, plan, epoch, start), start):
         done = skip if k == start else 0
         mine = list(deal(ids[done:]))
         for i, (own, every, shared) in enumerate(mine):
@@ -186,32 +186,32 @@ def _plain(self:TSMetaDataLoader):
 @patch
 def __iter__(self:TSMetaDataLoader):
     order = self._custom_order()
-    plan = self.plan if order is None else self._plan_of(order)
-    epoch, start, n = self._coming(), self._start, len(plan)
+    plan = self._plan_given(order)
+    epoch, start = self._coming(), self._start
     self._check_place()
     if self._place[1] > 1:
         if order is None: self._agree()
         self._sizes = plan.sizes()
     self.before_iter()
-    deliveries = self._plainly(order, epoch, start, n) if self._plain() else self._carefully(order, epoch, start, n, self._skip)
+    deliveries = (self._plainly if self._plain() else self._carefully)(order, plan, epoch, start, self._skip)
     self._begun = order
     if order is None: self.epoch, self._start, self._skip = epoch + 1, 0, 0
     yield from deliveries
     self.after_iter()
 
 @patch
-def _plainly(self:TSMetaDataLoader, order, epoch, start, n):
+def _plainly(self:TSMetaDataLoader, order, plan, epoch, start, skip):
     typed, gather = self.dataset.typer(), Reader(self.dataset).gather
     self._all_ids, self._shared, self._part = None, False, 0
-    for k, ids in enumerate(self._ids_of(order, epoch, start, n), start):
+    for k, ids in enumerate(self._ids_of(order, plan, epoch, start), start):
         b = typed(*gather(ids))
-        if order is None: self._done = epoch, k+1
+        if order is None: self._done = epoch, k+1, plan
         yield self._deliver(ids, b, epoch, k)
 
 @patch
-def _carefully(self:TSMetaDataLoader, order, *which):
-    for task, b in self._made(order, *which):
-        if order is None: self._done, self._part = (task.epoch, task.k + (not task.done)), task.done
+def _carefully(self:TSMetaDataLoader, order, plan, *which):
+    for task, b in self._made(order, plan, *which):
+        if order is None: self._done, self._part = (task.epoch, task.k + (not task.done), plan), task.done
         if len(task.ids): yield self._deliver_task(task, b)
 
 # %% ../nbs/08_load.ipynb #450b2ae1
@@ -221,7 +221,7 @@ def one_batch(self:TSMetaDataLoader):
     if not len(self): raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
     self.before_iter()
     order = self._custom_order()
-    task = next(self._tasks(order, self.epoch, self._start, self._start+1, self._skip))
+    task = next(self._tasks(order, self._plan_given(order), self.epoch, self._start, self._skip))
     b, kept, bad = self._reader(order)(task)
     if kept is not None: task.ids = task.all_ids = kept
     return self._deliver_task(task, b)

@@ -163,9 +163,10 @@ class Planned:
         if ds is self.dataset and changes.get('shuffle', True): return self._asked_rows
         return {k: v for k, v in self._asked_rows.items() if k == 'batching' and has_keys(ds, v)}
 
-    def _plan_of(self, order):
-        "The plan of an order that somebody else decided: batches, as places in it"
+    def _plan_given(self, order=None):
+        "The plan; for an order that somebody else decided, the plan that cuts it into batches of places"
         batching = self._settings['batching']
+        if order is None: return self.plan
         return Plan(len(order), self.bs) if batching is None else run_plan(self.dataset, batching, self.bs, order)
 
     def set_mix(self, mix):
