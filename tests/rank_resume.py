@@ -1,4 +1,4 @@
-"What one process of two does: train until one of them is killed; or go on, and beside it train without a stop. Run by torchrun in test_resume.py."
+"What one process of two does: train until one of them is killed; or go on, and beside it train without a stop. Started twice by test_resume.py."
 import json
 import os
 import signal

@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/resume.html.md"""
 __all__ = ['facts', 'changes', 'remembered', 'put_weights', 'put_counts', 'SaveResume']
 
 # %% ../nbs/09_resume.ipynb #65d08a7d
-import random, time
+import io, random, time
 import numpy as np, torch
 import torch.distributed as dist
 from fastai.callback.core import Callback
@@ -91,22 +91,28 @@ def _set_rng(s):
 
 def _data(dl): return dict(state=dl.state_dict(), mix=dl._settings['mix'] if isinstance(dl, TSMetaDataLoader) else None)
 
+def _packed(o):
+    torch.save(o, buf := io.BytesIO())
+    return buf.getvalue()
+
+def _unpacked(data): return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+
 def _together(own):
     "What every process says, as a list"
     if not grouped(): return [own]
-    dist.all_gather_object(found := [None]*dist.get_world_size(), own)
-    return found
+    dist.all_gather_object(found := [None]*dist.get_world_size(), _packed(own))
+    return list(map(_unpacked, found))
 
 def _by_first(do):
     "Let the first of several processes do something; all of them get what comes of it, also if it is an error"
     if not grouped(): return do()
-    got = [None]
+    got = [None, None]
     if dist.get_rank() == 0:
-        try: got = [do()]
-        except Exception as e: got = [e]
+        try: got[0] = _packed(do())
+        except Exception as e: got[1] = e
     dist.broadcast_object_list(got)
-    if isinstance(got[0], Exception): raise got[0]
-    return got[0]
+    if got[1] is not None: raise got[1]
+    return _unpacked(got[0])
 
 def _bare(model): return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
@@ -268,7 +274,7 @@ def _save(self:SaveResume, phase, batch):
         raise ValueError('The mix was changed in the middle of an epoch, so a checkpoint could not tell which rows are left. Change it between epochs, in before_epoch or after_epoch.')
     at = dict(epoch=self.epoch, phase=phase, batch=batch)
     content = dict(at=at, first=self._first, **remembered(self.learn))
-    _by_first(lambda: self.checkpoints.write(self._step + (phase == 'done'), content))
+    _by_first(lambda: self.checkpoints.write(self._step + (phase == 'done'), content).name)
     self._mark()
 
 @patch
