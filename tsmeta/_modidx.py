@@ -1677,6 +1677,7 @@ d = { 'settings': { 'branch': 'main',
                                 'tsmeta.workers._Watching': ('workers.html#_watching', 'tsmeta/workers.py'),
                                 'tsmeta.workers._Watching.__init__': ('workers.html#_watching.__init__', 'tsmeta/workers.py'),
                                 'tsmeta.workers._Watching._try_get_data': ('workers.html#_watching._try_get_data', 'tsmeta/workers.py'),
+                                'tsmeta.workers._end_with': ('workers.html#_end_with', 'tsmeta/workers.py'),
                                 'tsmeta.workers._finite': ('workers.html#_finite', 'tsmeta/workers.py'),
                                 'tsmeta.workers.name_rows': ('workers.html#name_rows', 'tsmeta/workers.py'),
                                 'tsmeta.workers.say_where': ('workers.html#say_where', 'tsmeta/workers.py')}}}
