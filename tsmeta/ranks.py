@@ -15,6 +15,7 @@ import torch.distributed as dist
 from fastai.data.core import TfmdDL
 from fastai.torch_core import apply, to_detach
 from functools import lru_cache
+from weakref import WeakKeyDictionary
 
 # %% ../nbs/07j_ranks.ipynb #0a427550
 from .split import check_same_rows
@@ -108,15 +109,23 @@ def short_hash(
     *parts, # Text, bytes, numbers
 )->str: # 16 hex digits (sha256)
     "Hash what identifies something"
-    return hashlib.sha256(b'|'.join(p if isinstance(p, bytes) else str(p).encode() for p in parts)).hexdigest()[:16]
+    h = hashlib.sha256()
+    for k, p in enumerate(parts):
+        if k: h.update(b'|')
+        h.update(p if isinstance(p, (bytes, memoryview)) else str(p).encode())
+    return h.hexdigest()[:16]
+
+_prints = WeakKeyDictionary() # a view does not change, so it is hashed once
+
+def _view_print(view):
+    if view not in _prints: _prints[view] = short_hash(memoryview(np.ascontiguousarray(view.ids() if view.ranges is None else view.ranges)).cast('B'))
+    return _prints[view]
 
 def row_prints(
     ds, # A metadataset or a part of one
 )->dict: # name → 16 hex digits
     "Hash the datasets, and the rows of this part"
-    view = ds._view
-    rows = b'all' if view is None else np.ascontiguousarray(view.ids() if view.ranges is None else view.ranges).tobytes()
-    return dict(datasets=short_hash(ds.index.lens.tobytes(), *ds.names), rows=short_hash(rows))
+    return dict(datasets=short_hash(ds.index.lens.tobytes(), *ds.names), rows=short_hash(b'all') if ds._view is None else _view_print(ds._view))
 
 def check_ranks(
     rows:str, # Hash of the rows that this process starts from

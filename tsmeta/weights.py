@@ -10,8 +10,10 @@ __all__ = ['SAMPLING', 'per_row', 'row_weights', 'row_groups', 'rows_by_dataset'
 
 # %% ../nbs/07f_weights.ipynb #4822168a
 import numpy as np, torch
+from weakref import WeakKeyDictionary
 
 # %% ../nbs/07f_weights.ipynb #aa0ba6a0
+from .index import compiled, locate1
 from .sampling import check_weights, make_plan
 from .meta import TSMetaDataset
 from .mix import MixPlan
@@ -58,17 +60,33 @@ def row_groups(
     return ds.targets()
 
 # %% ../nbs/07f_weights.ipynb #0e71b37b
+@compiled
+def _place(ids, starts, guess, shift, free, out):
+    "Put each position behind those of its dataset; are they in order already?"
+    last, ordered = 0, True
+    for k in range(len(ids)):
+        d = locate1(ids[k], starts, guess, shift)
+        ordered = ordered and d >= last
+        last = d
+        out[free[d]] = k
+        free[d] += 1
+    return ordered
+
+def _by_dataset(ds):
+    view, i = ds._view, ds.index
+    if view.ranges is not None and (np.diff(i.locate((view.ranges - [0, 1]).ravel())[0]) >= 0).all(): return None
+    ids, out = view.ids(), np.empty(len(view), np.int64)
+    return None if _place(ids, i.starts, i.guess, i.shift, np.cumsum(ds.lens) - ds.lens, out) else out
+
+_places = WeakKeyDictionary() # view → (index, places): loaders made from loaders need not look again
+
 def rows_by_dataset(
     ds:TSMetaDataset, # The set whose rows are loaded
 ): # int64 positions, or `None` if the set holds the rows of one dataset after those of another already
     "Where in a set the rows of each dataset stand, dataset by dataset"
-    view = ds._view
-    if view is None: return None
-    edges = view.ids() if view.ranges is None else (view.ranges - [0, 1]).ravel()
-    of = ds.index.locate(edges)[0]
-    if (np.diff(of) >= 0).all(): return None
-    of = ds.index.locate(view.ids())[0]
-    return np.argsort(of.astype(np.uint16) if len(ds.lens) < 1 << 16 else of, kind='stable')
+    if ds._view is None: return None
+    if _places.get(ds._view, (None,))[0] is not ds.index: _places[ds._view] = ds.index, _by_dataset(ds)
+    return _places[ds._view][1]
 
 def bucket_keys(
     ds:TSMetaDataset, # The set whose rows are loaded
