@@ -64,8 +64,8 @@ def train(n, together, folder=None):
         losses = learn.get_preds(with_loss=True)[2]
         validated = list(learn.validate())
         table = learn.predict_table(probs=True)
-        own = learn.predict_table(dl=dls.train)
         saved = pd.read_csv(learn.predict_table(save=folder/f'{n}.csv')) if folder else None
+        own = learn.predict_table(dl=dls.train)
     return dict(preds=preds, targs=targs, train_preds=train_preds, train_targs=train_targs, losses=losses, validated=validated, table=table, own=own, saved=saved,
                 recorded=[list(v) for v in learn.recorder.values], weights=[p.detach() for p in learn.model.parameters()],
                 left_alone=all(a is b for a, b in zip(dls, kept)) and isinstance(dls.train, fastai.distributed.DistributedDL))
