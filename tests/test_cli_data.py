@@ -204,3 +204,14 @@ def test_the_watch_recordings_have_a_name(tmp_path):
     told = json.loads(done.stdout)
     assert told['datasets'] == 140 and len(told['vocab']) == 7 and told['var_names'][0] == 'ax' and 'cache' in done.stderr
     assert len(list((tmp_path/'cache'/'watch').glob('*.npy'))) == 140
+
+
+def test_a_column_can_label_recordings(tmp_path):
+    for k, name in enumerate('abc'): np.save(tmp_path/f'{name}.npy', np.full((1, 60), k, np.float32))
+    pd.DataFrame(dict(name=list('abc'), state=['ill', 'well', 'ill'], empty=['x', None, 'x'])).to_csv(tmp_path/'people.csv', index=False)
+    how = [f'{tmp_path}/*.npy', '--window', '20', '--info', tmp_path/'people.csv']
+    out = json.loads(call('info', *how, '--y', 'state', '--json').stdout)
+    assert out['vocab'] == ['ill', 'well'] and out['rows'] == 9
+    for more, says in [(['--y', 'stat'], 'the columns state'), (['--y', 'empty'], "says nothing about 'b' (1)"), (['--y', 'state', '--horizon', '5'], 'one or the other')]:
+        assert says in call('info', *how, *more, code=1).stderr
+    assert 'to be given with --info' in call('info', f'{tmp_path}/*.npy', '--window', '20', '--y', 'state', code=1).stderr
