@@ -194,6 +194,8 @@ def test_read_only_data(ward, tmp_path):
         before = sorted(f.name for f in (tmp_path/'ro').iterdir())
         call('info', f'{tmp_path}/ro/*.npy')
         call('split', f'{tmp_path}/ro/*.npy', '--splitter', 'each', '--out', tmp_path/'s.json')
+        call('train', f'{tmp_path}/ro/*.npy', '--split', tmp_path/'s.json', '--epochs', 1, '--device', 'cpu', '--out', tmp_path/'run')
+        call('predict', tmp_path/'run', f'{tmp_path}/ro/*.npy', '--out', tmp_path/'p.csv')
         assert sorted(f.name for f in (tmp_path/'ro').iterdir()) == before
     finally: (tmp_path/'ro').chmod(0o755)
 
