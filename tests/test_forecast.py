@@ -4,11 +4,13 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.progress import ProgressCallback
-from fastai.learner import Learner
+from fastai.learner import Learner, load_learner
 from torch import nn
 
 import tsmeta.learner
 from tsmeta.meta import TSMetaDataset
+from tsmeta.registry import make_arch, register_arch
+from tsmeta.safe import load_safe
 from tsmeta.scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from tsmeta.splitter import EachSplitter
 
@@ -66,3 +68,19 @@ def test_labels_are_left_alone():
         learn.remove_cb(ProgressCallback)
         table.append(learn.predict_table(probs=True))
     assert table[1][['p_0', 'p_1']].sum(1).between(.999, 1.001).all() and not np.allclose(table[0].p_0, table[1].p_0)
+
+
+@pytest.mark.parametrize('groups', [None, 'row'])
+def test_loaded_learners_speak_the_same_units(groups, tmp_path):
+    register_arch(lambda c_in, c_out, seq_len, d=None: Repeat(3, False), name='repeat')
+    meta = TSMetaDataset.from_recordings(RECORDINGS, 24, 12, horizon=3)
+    learn = Learner(meta.split(EachSplitter()).dataloaders(bs=8, seed=0, batch_tfms=StandardizeByDataset(groups=groups)), make_arch('repeat', 2, 3, 24), loss_func=nn.L1Loss(), path=tmp_path)
+    learn.remove_cb(ProgressCallback)
+    learn.export('l.pkl')
+    new = TSMetaDataset.from_recordings({'s1': RECORDINGS['s1'], 'other': 5*RECORDINGS['s2']}, 24, 24, horizon=3)
+    want = learn.predict_table(data=new)
+    np.testing.assert_allclose(cells(want.prediction)[0], np.repeat(RECORDINGS['s1'][:, 23], 3), rtol=1e-4)
+    np.testing.assert_allclose(cells(want.prediction)[-1], np.repeat(5*RECORDINGS['s2'][:, 24*5+23], 3), rtol=1e-4)
+    for again in (load_learner(tmp_path/'l.pkl'), load_safe(learn.export_safe(tmp_path/'safe'))):
+        again.remove_cbs([cb for cb in again.cbs if isinstance(cb, ProgressCallback)])
+        pd.testing.assert_frame_equal(again.predict_table(data=new), want)
