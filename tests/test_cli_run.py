@@ -124,11 +124,6 @@ def test_the_learner_is_loaded_without_unpickling(run, data, tmp_path, monkeypat
     assert 'weights.safetensors is not the file' in call('predict', copy, data, code=1).stderr
 
 
-def test_the_learner_is_loaded_without_the_command_line(run):
-    code = f'import sys; from tsmeta.safe import load_safe; assert "tsmeta.cli_model" not in sys.modules; print(type(load_safe({str(run/"learner")!r}).model[0]).__name__)'
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stdout.split()[-1:] == ['Standardize']
-
-
 def test_temperatures_may_change(data, tmp_path):
     call('train', data, '--split', 'each', '--mix', 'temperature:4-1', *ONE, '--epochs', '2', '--out', tmp_path/'run')
     mix = pd.read_csv(tmp_path/'run/mixture.csv')

@@ -8,6 +8,7 @@ from fastai.learner import Learner, load_learner
 from torch import nn
 
 import tsmeta.learner
+from tsmeta.inputs import DatasetInput
 from tsmeta.meta import TSMetaDataset
 from tsmeta.registry import make_arch, register_arch
 from tsmeta.safe import load_safe
@@ -84,3 +85,14 @@ def test_loaded_learners_speak_the_same_units(groups, tmp_path):
     for again in (load_learner(tmp_path/'l.pkl'), load_safe(learn.export_safe(tmp_path/'safe'))):
         again.remove_cbs([cb for cb in again.cbs if isinstance(cb, ProgressCallback)])
         pd.testing.assert_frame_equal(again.predict_table(data=new), want)
+
+
+def test_models_that_know_the_dataset():
+    meta = TSMetaDataset.from_recordings(RECORDINGS, 24, 12, horizon=3)
+    class Rows(Repeat):
+        def forward(self, x): return super().forward(x[0])
+    learn = Learner(meta.split(EachSplitter()).dataloaders(bs=8, seed=0, batch_tfms=[StandardizeByDataset(), DatasetInput()]), Rows(3, False), loss_func=nn.L1Loss())
+    learn.remove_cb(ProgressCallback)
+    table = learn.predict_table(with_input=True)
+    np.testing.assert_allclose(cells(table.prediction), cells(predicted(None).prediction), rtol=1e-4)
+    assert table.input[0].shape == (2, 24)

@@ -47,10 +47,11 @@ class Deliveries(Callback):
     def after_batch(self):
         loss = row_losses(self.learn.loss_func, self.pred, self.y) if self.with_loss else None
         out = self.act(self.pred)
-        row = [out if self.units is None else self.units(self.learn.xb[0], out), loss, self.x if self.with_input else None]
+        rows = self.x[0] if isinstance(self.x, (tuple, list)) else self.x
+        row = [out if self.units is None else self.units(self.learn.xb[0], out), loss, rows if self.with_input else None]
         ids = getattr(self.loader, 'all_ids', self.loader.ids)
         self.held.append((ids, *(None if o is None else self.learn.to_detach(o).float().numpy() for o in row)))
-        self.size += self.pred.numel() + (self.x.numel() if self.with_input else 0)
+        self.size += self.pred.numel() + (rows.numel() if self.with_input else 0)
         if self.enough and self.size >= self.enough: self.flush()
 
     def after_validate(self): self.flush()
