@@ -288,7 +288,7 @@ def test_a_killed_run_goes_on_and_ends_the_same(data, tmp_path):
     assert 'not done' in call('predict', tmp_path/'killed', data, code=1).stderr and 'not done' in call('report', tmp_path/'killed', code=1).stderr
     assert '--resume' in call('train', '--config', tmp_path/'killed'/'config.toml', code=1).stderr
     call('train', '--config', tmp_path/'killed'/'config.toml', '--resume')
-    for name in ('predictions.csv', 'history.csv', 'datasets.csv'):
+    for name in ('predictions.csv', 'history.csv', 'datasets.csv', 'dataset_history.csv'):
         assert (tmp_path/'killed'/name).read_bytes() == (tmp_path/'whole'/name).read_bytes(), name
 
 

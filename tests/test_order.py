@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tsmeta.bucket import BucketPlan, RunPlan
 from tsmeta.load import TSMetaDataLoader
+from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
 from tsmeta.mix import Mix, MixPlan, check_mix
 from tsmeta.order import BlockPlan, WithinPlan, order_plan
@@ -248,3 +249,44 @@ def test_all_plans_have_their_own_fingerprint():
              MixPlan([10, 20], 4, Mix(batching='stratified')), PartialPlan(30, 4, 10), WeightedPlan(np.ones(30), 4), StratifiedPlan(np.arange(30) % 2, 4)]
     prints = [p.fingerprint for p in plans]
     assert len(set(prints)) == len(prints)
+
+
+@pytest.mark.parametrize('shuffle', ['within', ('block', 8, 2), False])
+def test_loaders_of_a_split_keep_the_kind_of_shuffling(shuffle):
+    dls = meta().split('train[:75%]', 'train[75%:]', per='dataset').dataloaders(bs=8, seed=1, shuffle_train=shuffle, device='cpu')
+    want = TSMetaDataLoader(dls.train_ds, bs=8, shuffle=shuffle, seed=1, drop_last=True)
+    assert type(dls.train.plan) is type(want.plan) and dls.train.plan.fingerprint == want.plan.fingerprint and not dls.valid.shuffle
+
+
+@pytest.mark.parametrize('world', [1, 2])
+@pytest.mark.parametrize('batching', ['site', [5, 6, 5, 5]], ids=str)
+def test_batches_never_cross_buckets_whatever_becomes_of_a_loader(batching, world):
+    part = meta().subset(np.random.default_rng(1).permutation(83))
+    key = np.array([0, 1, 0, 2] if batching == 'site' else batching)
+    def buckets(dl): return [(set(key[dl.where['dataset']]), dl.all_ids.tolist()) for _ in dl]
+    dls = TSMetaDataLoaders.from_dsets(part, part, bs=8, seed=1, batching=batching, device='cpu', **({} if world == 1 else dict(rank=1, world_size=2)))
+    for k, dl in enumerate([dls.train, dls.valid, dls.train.new(shuffle=False, drop_last=False), dls.test_dl(part)]):
+        idxs = dl.new().get_idxs()
+        for one in (dl, dl.new(get_idxs=lambda: idxs)):
+            found = buckets(one)
+            assert all(len(kinds) == 1 for kinds, _ in found)
+            if k: assert sum((ids for _, ids in found), []) == part.ids().tolist() and len(found) == len(dl)
+    assert dls.train.deal.deliveries(dls.train.plan.sizes()) == len(buckets(dls.train))
+
+
+def test_a_mix_changed_in_the_middle_of_an_epoch_waits_for_the_next_in_the_state_too():
+    make = lambda mix='equal': TSMetaDataLoader(meta(), bs=8, shuffle=True, seed=1, mix=mix)
+    dl, whole, new = make(), make(), make({'d0': 1})
+    want = [whole.ids.tolist() for _ in whole]
+    it = iter(dl)
+    next(it)
+    dl.set_mix({'d0': 1})
+    for k in range(1, len(want)):
+        state = json.loads(json.dumps(dl.state_dict()))
+        other = make()
+        other.load_state_dict(state)
+        assert [other.ids.tolist() for _ in other] == want[k:]
+        with pytest.raises(ValueError, match='weights or mix changed'): make({'d0': 1}).load_state_dict(state)
+        next(it)
+    new.load_state_dict(dl.state_dict())
+    assert [dl.ids.tolist() for _ in dl] == [new.ids.tolist() for _ in new] and new.epoch == 2

@@ -19,7 +19,7 @@ import rank_run
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.meta import TSMetaDataset
 from tsmeta.mix import Mix
-from tsmeta.ranks import Deal, batch_sizes, mean_factor
+from tsmeta.ranks import Deal, mean_factor
 from tsmeta.state import check_resume
 
 SIZES = 641, 675
@@ -133,7 +133,7 @@ def test_slices_are_those_of_the_batches_of_one_process(w, n, drop, kind):
     got = [[(dl.ids, dl.all_ids) for _ in dl] for dl in dls]
     assert {len(g) for g in got} == {len(dl) for dl in dls}
     assert all(np.array_equal(a[1], b[1]) for g in got[1:] for a, b in zip(g, got[0]))
-    left = dls[0].deal.left_out(batch_sizes(one.plan))
+    left = dls[0].deal.left_out(one.plan.sizes())
     assert sum(len(a) for _, a in got[0]) == sum(map(len, whole)) - left and (drop or not left)
     if left + one.plan.dropped: assert f'{left + one.plan.dropped:,} rows left out' in repr(dls[0])
     rows = dls[0].dataset.gather(got[0][0][0])[0]
@@ -147,7 +147,7 @@ def test_factors_make_a_mean_over_rows():
     for n in range(1, 200):
         for w in (2, 3, 4):
             one, dls = world(1, n + 41, bs=24)[0], world(w, n + 41, bs=24)
-            sizes, total, count = batch_sizes(one.plan), 0, 0
+            sizes, total, count = one.plan.sizes(), 0, 0
             for _ in dls[0]:
                 x, shared = dls[0].all_ids, dls[0]._shared
                 total += x.mean()*mean_factor(dls[0].deal, sizes, shared)*len(dls[0].ids)

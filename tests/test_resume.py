@@ -1,19 +1,26 @@
 "A training that is stopped anywhere and started again ends with the weights it would have had."
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
+import rank_resume
 import torch
 from fastai.callback.core import Callback
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientAccumulation
-from resume_tools import Stopped, StopAfter, Trace, digest, fit, learner, meta
+from fastai.metrics import F1Score, accuracy
+from resume_tools import Noise, Stopped, StopAfter, Trace, digest, fit, learner, meta
 from tsmeta.checkpoint import Checkpoints
+from tsmeta.loaders import TSMetaDataLoaders
+from tsmeta.metrics import DatasetMetrics
 from tsmeta.mix import Mix
+from tsmeta.mixture import MixtureScheduler, TrackDatasets
 from tsmeta.resume import SaveResume
 
 HERE = Path(__file__).parent
@@ -118,6 +125,88 @@ def test_a_mix_that_changes_in_the_middle_of_an_epoch_is_refused(tmp_path):
             if self.training and self.iter == 3: self.dls.train.set_mix('proportional')
     with pytest.raises(ValueError, match='Change it between epochs'): fit(learner(mix='equal'), tmp_path, cbs=[Hasty()])
     assert Checkpoints(tmp_path).newest()[1]['at']['batch'] == 3
+
+
+def counters():
+    return [DatasetMetrics(accuracy, F1Score(), train=True), TrackDatasets(), MixtureScheduler(by_loss='equal', floor=.2)]
+
+
+def tables(learn): return learn.dataset_metrics, learn.datasets_seen, learn.mixture
+
+
+def test_what_is_counted_by_dataset_and_decided_by_losses_goes_on(tmp_path):
+    def run(folder=None, stop=None, init=0):
+        learn = learner(init, mix='equal', cbs=StopAfter(stop) if stop else None)
+        fit(learn, folder, cbs=counters())
+        return learn
+    want = run()
+    for k in (3, 8, 11, 14, 18):
+        with pytest.raises(Stopped): run(tmp_path/str(k), k)
+        got = run(tmp_path/str(k), init=9)
+        assert digest(got) == digest(want), k
+        for a, b in zip(tables(got), tables(want)): pd.testing.assert_frame_equal(a, b, check_exact=True)
+    done = run(tmp_path/'3', init=4)
+    for a, b in zip(tables(done), tables(want)): pd.testing.assert_frame_equal(a, b, check_exact=True)
+
+
+def test_a_state_that_is_not_plain_names_the_callback(tmp_path):
+    class Odd(Callback):
+        def state_dict(self): return dict(a=object())
+        def load_state_dict(self, s): pass
+    with pytest.raises(TypeError, match='Odd.state_dict: .* not object'): fit(learner(), tmp_path, cbs=[Odd()])
+
+
+def tuned(folder=None, stop=None, init=0):
+    learn = learner(init, cbs=StopAfter(stop) if stop else None)
+    learn.splitter = lambda m: [list(m[:2].parameters()), list(m[2:].parameters())]
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(1, 1e-2, cbs=[SaveResume(folder, every=1)] if folder else [])
+    return digest(learn)
+
+
+def test_both_trainings_of_fine_tune_resume(tmp_path):
+    want = tuned()
+    for k in (3, 9, 12, 17):
+        with pytest.raises(Stopped): tuned(tmp_path/str(k), k)
+        assert tuned(tmp_path/str(k), init=9) == want, k
+    assert tuned(tmp_path/'3', init=8) == want
+
+
+def doubled(b): return {**b, 'x': b['x']*2}
+
+
+def test_streams_resume(tmp_path):
+    def run(folder=None, stop=None, init=0, fn=doubled):
+        learn = learner(init, cbs=StopAfter(stop) if stop else None)
+        parts = [ds.stream(bs=8, shuffle=not k, seed=4).map(fn, fan_out=1) for k, ds in enumerate([learn.dls.train_ds, learn.dls.valid_ds])]
+        learn.dls = TSMetaDataLoaders.from_streams(*parts, batch_tfms=Noise(), device='cpu')
+        fit(learn, folder)
+        return digest(learn)
+    want = run()
+    for k in (2, 8, 9, 13):
+        with pytest.raises(Stopped): run(tmp_path/str(k), k)
+        assert run(tmp_path/str(k), init=9) == want, k
+    with pytest.raises(Stopped): run(tmp_path/'x', 5)
+    with pytest.raises(ValueError, match='What changed: batch size, shuffling.* of the training set'): run(tmp_path/'x', fn=lambda b: b)
+
+
+def test_several_processes_killed_and_resumed(tmp_path):
+    pytest.importorskip('accelerate')
+    def run(*args):
+        with socket.socket() as s:
+            s.bind(('127.0.0.1', 0))
+            env = {**os.environ, 'PYTHONPATH': f'{HERE.parent}:{HERE}', 'OMP_NUM_THREADS': '1', 'WORLD_SIZE': '2', 'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(s.getsockname()[1])}
+        each = [subprocess.Popen([sys.executable, HERE/'rank_resume.py', tmp_path, *args], env={**env, 'RANK': str(r), 'LOCAL_RANK': str(r)}, stderr=subprocess.PIPE, text=True) for r in (0, 1)]
+        said = [p.communicate(timeout=120)[1] for p in each]
+        return [p.returncode for p in each], said
+    codes, said = run('5')
+    assert codes[0] and codes[1] == -9, said
+    assert int(Checkpoints(tmp_path/'run').files[0].name.split('-')[0]) in (4, 5)
+    codes, said = run()
+    assert codes == [0, 0], said
+    for r in (0, 1):
+        got, want = (json.loads((tmp_path/f'{what}{r}.json').read_text()) for what in ('resumed', 'whole'))
+        assert got['from']['batch'] in (4, 5) and {**got, 'from': None} == want
+    with pytest.raises(ValueError, match=r'the number of processes \(2 then, 1 now\)'): rank_resume.train(tmp_path/'run')
 
 
 def test_saving_changes_nothing(tmp_path):

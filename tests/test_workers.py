@@ -139,6 +139,34 @@ def test_random_kills_never_hang_shorten_an_epoch_or_leave_orphans():
     assert died > KILLS/4
 
 
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_workers_end_with_their_parent_even_if_it_is_killed_right_after_the_fork():
+    dl, groups = TSMetaDataLoader(arrays(), bs=8, num_workers=2), []
+    for k in range(20):
+        pid = os.fork()
+        if not pid:
+            os.setsid()
+            forks = iter(range(k % 2, -1, -1))
+            def parent_dies():
+                if next(forks): return
+                os.kill(os.getpid(), signal.SIGKILL)
+            os.register_at_fork(after_in_parent=parent_dies, after_in_child=lambda: time.sleep(k % 4*.1))
+            for _ in dl: pass
+            os._exit(3)
+        groups.append(pid)
+    assert [os.WTERMSIG(os.waitpid(pid, 0)[1]) for pid in groups] == [signal.SIGKILL]*20
+    end = time.monotonic() + 8
+    while (left := [g for g in groups if _alive(g)]) and time.monotonic() < end: time.sleep(.05)
+    for g in left: os.killpg(g, signal.SIGKILL)
+    assert not left
+
+
+def _alive(group):
+    try: os.killpg(group, 0)
+    except ProcessLookupError: return False
+    return True
+
+
 def test_ctrl_c_ends_everything():
     code = '''
 import sys, time

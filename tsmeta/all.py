@@ -47,7 +47,7 @@ from .plots import plot_confusion, plot_confusions, plot_scores, plot_worst, wor
 from .store import Store
 from .split_file import SplitFile, write_splits
 from .streams import TSStreamLoader
-import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, tsmeta.remote, tsmeta.state, tsmeta.view
+import tsmeta.history, tsmeta.labels, tsmeta.members, tsmeta.nested, tsmeta.open, tsmeta.pack, tsmeta.remote, tsmeta.scores, tsmeta.state, tsmeta.view
 
 # %% ../nbs/12_all.ipynb #7eb93454
 _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',

@@ -108,9 +108,19 @@ class RowSums:
         self.rows += np.bincount(ds, minlength=n)
         for k, f in enumerate(self.funcs.values()):
             v = f(pred, y).detach().double().cpu().numpy()
-            self.sums[k] += np.bincount(ds, v, n)
-            self.squares[k] += np.bincount(ds, v*v, n)
+            np.add.at(self.sums[k], ds, v)
+            np.add.at(self.squares[k], ds, v*v)
             self.binary[k] += int(((v != 0) & (v != 1)).any())
+
+    def state_dict(self)->dict:
+        "What was counted so far, in this process"
+        self.flush()
+        return {k: getattr(self, k).copy() for k in ('rows', 'sums', 'squares', 'binary')}
+
+    def load_state_dict(self, state:dict):
+        "Go on counting from there"
+        self.reset()
+        for k in self.state_dict(): setattr(self, k, np.array(state[k]))
 
     def totals(self): # rows `(n,)`, sums and squares `(m, n)`, other values than 0 and 1 `(m,)`
         "What was counted, in all processes together"

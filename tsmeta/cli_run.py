@@ -6,8 +6,8 @@ Docs: https://tsmeta.github.io/tsmeta/cli_run.html.md"""
 
 # %% auto #0
 __all__ = ['as_toml', 'environment', 'read_run', 'write_run', 'plan_table', 'predict_parts', 'score_parts', 'draw_run',
-           'prepare_run', 'same_options', 'train_run', 'dataset_history', 'save_learner', 'read_learner', 'run_data',
-           'check_out', 'predict_run']
+           'prepare_run', 'same_options', 'train_run', 'save_learner', 'read_learner', 'run_data', 'check_out',
+           'predict_run']
 
 # %% ../nbs/11c_cli_run.ipynb #34edec8e
 import importlib.metadata, importlib.util, json, os, platform, shutil, sys, time
@@ -208,11 +208,6 @@ def train_run(
         _fit(learn, o, keep)
     return _finish(run, learn, mds, o.by)
 
-def dataset_history(learn, n_epoch):
-    "Scores of each dataset after each epoch; `None` if the run was resumed, for what was before is not known then"
-    table = learn.dataset_metrics.drop(columns=['part', 'by'])
-    rows = table.groupby(['epoch', 'metric'])['rows'].sum()
-    return table if table.epoch.nunique() == n_epoch and rows.nunique() == 1 else None
 
 def save_learner(learn, run):
     "Save a learner as weights and JSON; as a pickle where safetensors is not installed"
@@ -243,11 +238,11 @@ def _finish(run, learn, mds, by):
     history.insert(0, 'epoch', range(1, len(history)+1))
     predictions = predict_parts(learn, list(mds.splits))
     scores, mix = score_parts(predictions), plan_table(learn.dls.train)
-    tables = dict(history=history, predictions=predictions, datasets=scores, mixture=mix, **(dict(groups=score_parts(predictions, by)) if by else {}))
-    if (each := dataset_history(learn, len(history))) is not None: tables['dataset_history'] = each
+    each = learn.dataset_metrics.drop(columns=['part', 'by'])
+    tables = dict(history=history, predictions=predictions, datasets=scores, mixture=mix, dataset_history=each, **(dict(groups=score_parts(predictions, by)) if by else {}))
     for name, table in tables.items(): table.to_csv(run/f'{name}.csv', index=False)
     save_learner(learn, run)
-    draw_run(run, mds, history, predictions, mix, by, None if each is None or len(history) < 2 else learn)
+    draw_run(run, mds, history, predictions, mix, by, None if len(history) < 2 else learn)
     write_run(run, state='done', finished=time.strftime('%Y-%m-%d %H:%M:%S'), rows={s: len(v) for s, v in mds.splits.items()})
     shutil.rmtree(run/'checkpoints', ignore_errors=True)
     return predictions

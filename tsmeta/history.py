@@ -14,7 +14,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 
 # %% ../nbs/10e_history.ipynb #84bf0619
-from .metrics import history
+from .scores import history
 from .plots import COLORS
 import tsmeta.mixture
 

@@ -17,8 +17,8 @@ from itertools import islice
 
 # %% ../nbs/08_load.ipynb #b62d1287
 from .meta import TSMetaDataset
-from .plan import Plan, perm_keys, permute
-from .ranks import Sharded, batch_sizes, process_rank, ranked
+from .plan import perm_keys, permute
+from .ranks import Sharded, process_rank, ranked
 from .rng import is_random, keyed
 from .show import ShowRows
 from .weights import SAMPLING, ClassBalance, Planned
@@ -81,7 +81,7 @@ class TSMetaDataLoader(Planned, ClassBalance, Sharded, BadRows, ReadsAhead, Show
         if self.seed is None: self.seed = int(torch.empty((), dtype=torch.int64).random_())
         return self.seed
 
-    def __len__(self): return len(self._plan) if self._place[1] == 1 else self.deal.deliveries(batch_sizes(self._plan))
+    def __len__(self): return len(self._plan) if self._place[1] == 1 else self.deal.deliveries(self._plan.sizes())
     def get_idxs(self):
         "Positions in the set, of all processes together, in the order of the epoch to come; asking changes nothing"
         return self._positions(self._coming())
@@ -139,19 +139,19 @@ def _deliver_task(self:TSMetaDataLoader, task, b):
 
 # %% ../nbs/08_load.ipynb #5aea1ffb
 @patch
-def _ids_of(self:TSMetaDataLoader, order, epoch, start, n, ahead=32):
-    "Global ids of batches `start … n-1`, worked out a few batches at a time"
-    view, bs, many = self.dataset._view, self.bs, self.plan.many
+def _ids_of(self:TSMetaDataLoader, order, plan, epoch, start, ahead=32):
+    "Global ids of the batches from `start` on, worked out a few batches at a time"
+    view, n = self.dataset._view, len(plan)
     for i in range(start, n, ahead):
-        j = min(i+ahead, n)
-        parts = many(epoch, i, j) if order is None else [order[k*bs:(k+1)*bs] for k in range(i, j)]
+        parts = plan.many(epoch, i, min(i+ahead, n))
+        if order is not None: parts = [order[places] for places in parts]
         yield from parts if view is None else map(view.ids, parts)
 
 @patch
-def _tasks(self:TSMetaDataLoader, order, epoch, start, n, skip=0):
-    "The deliveries to this process that batches `start … n-1` make, without the first rows of the first if they were delivered"
+def _tasks(self:TSMetaDataLoader, order, plan, epoch, start, skip=0):
+    "The deliveries to this process that the batches from `start` on make, without the first rows of the first if they were delivered"
     deal = self.deal
-    for k, ids in enumerate(self._ids_of(order, epoch, start, n), start):
+    for k, ids in enumerate(self._ids_of(order, plan, epoch, start), start):
         done = skip if k == start else 0
         mine = list(deal(ids[done:]))
         for i, (own, every, shared) in enumerate(mine):
@@ -187,31 +187,32 @@ def _plain(self:TSMetaDataLoader):
 @patch
 def __iter__(self:TSMetaDataLoader):
     order = self._custom_order()
-    epoch, start, n = self._coming(), self._start, len(self._plan) if order is None else -(-len(order)//self.bs)
+    plan = self._plan_given(order)
+    epoch, start = self._coming(), self._start
     self._check_place()
     if self._place[1] > 1:
         if order is None: self._agree()
-        self._sizes = batch_sizes(self.plan if order is None else Plan(len(order), self.bs))
+        self._sizes = plan.sizes()
     self.before_iter()
-    deliveries = self._plainly(order, epoch, start, n) if self._plain() else self._carefully(order, epoch, start, n, self._skip)
+    deliveries = (self._plainly if self._plain() else self._carefully)(order, plan, epoch, start, self._skip)
     self._begun = order
     if order is None: self.epoch, self._start, self._skip = epoch + 1, 0, 0
     yield from deliveries
     self.after_iter()
 
 @patch
-def _plainly(self:TSMetaDataLoader, order, epoch, start, n):
+def _plainly(self:TSMetaDataLoader, order, plan, epoch, start, skip):
     typed, gather = self.dataset.typer(), Reader(self.dataset).gather
     self._all_ids, self._shared, self._part = None, False, 0
-    for k, ids in enumerate(self._ids_of(order, epoch, start, n), start):
+    for k, ids in enumerate(self._ids_of(order, plan, epoch, start), start):
         b = typed(*gather(ids))
-        if order is None: self._done = epoch, k+1
+        if order is None: self._done = epoch, k+1, plan
         yield self._deliver(ids, b, epoch, k)
 
 @patch
-def _carefully(self:TSMetaDataLoader, order, *which):
-    for task, b in self._made(order, *which):
-        if order is None: self._done, self._part = (task.epoch, task.k + (not task.done)), task.done
+def _carefully(self:TSMetaDataLoader, order, plan, *which):
+    for task, b in self._made(order, plan, *which):
+        if order is None: self._done, self._part = (task.epoch, task.k + (not task.done), plan), task.done
         if len(task.ids): yield self._deliver_task(task, b)
 
 # %% ../nbs/08_load.ipynb #450b2ae1
@@ -221,7 +222,7 @@ def one_batch(self:TSMetaDataLoader):
     if not len(self): raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
     self.before_iter()
     order = self._custom_order()
-    task = next(self._tasks(order, self.epoch, self._start, self._start+1, self._skip))
+    task = next(self._tasks(order, self._plan_given(order), self.epoch, self._start, self._skip))
     b, kept, bad = self._reader(order)(task)
     if kept is not None: task.ids = task.all_ids = kept
     return self._deliver_task(task, b)
@@ -277,8 +278,7 @@ def new(self:TSMetaDataLoader,
                rank=self._place[0], world_size=self._place[1], on_bad=self.on_bad, max_bad=self.max_bad, persistent_workers=f.persistent_workers,
                multiprocessing_context=self.multiprocessing_context, prefetch_factor=self.prefetch_factor, **{p: getattr(self, p) for p in _PIPES})
     if dataset is None: now.update({m: self.__dict__[m] for m in ('get_idxs',) if m in self.__dict__})
-    if dataset is None and kwargs.get('shuffle', True): now.update(self._asked_rows)
-    now.update(kwargs)
+    now.update({**self._rows_kept(now['dataset'], kwargs), **kwargs})
     if not now['num_workers']: now = {k: v for k, v in now.items() if k in kwargs or k not in _WORKERS}
     res = (type(self) if cls is None else cls)(**now)
     res._one_pass()
@@ -287,7 +287,7 @@ def new(self:TSMetaDataLoader,
 @patch
 def __repr__(self:TSMetaDataLoader):
     p, deal = self._plan, self.deal
-    gone = p.dropped + (deal.left_out(batch_sizes(p)) if deal.world_size > 1 else 0)
+    gone = p.dropped + (deal.left_out(p.sizes()) if deal.world_size > 1 else 0)
     left = f', {gone:,} rows left out of each epoch by drop_last' if gone else ''
     place = f', {deal}' if deal.world_size > 1 else ''
     return f'{type(self).__name__}: {len(self):,} batches of {self.bs} from {p.n:,} rows, {"shuffled" if p.shuffle else "in order"}{left}{place}'

@@ -33,20 +33,21 @@ class TSMetaDataLoaders(DataLoaders):
         num_workers:int=0, # Processes that make batches; 0 makes them here
         batch_tfms=None, # Transforms of whole batches
         seed:int=None, # Decides the order
-        shuffle_train:bool=True, # A new order of the training set each epoch
+        shuffle_train=True, # A new order of the training set each epoch; anything `shuffle=` takes
         drop_last:bool=True, # Leave out the incomplete last batch of the training set
         device=None, # Where batches go; fastai's default device if `None`
         path='.', # Where learners save
         **kwargs, # More for `TSMetaDataLoader`
     ):
-        "Make one loader per set; only the first is shuffled, and mixed, drawn by weight, in part or stratified, if asked"
+        "Make one loader per set; only the first is shuffled, and mixed, drawn by weight, in part or stratified, if asked; `batching` holds for all"
         if not ds: raise ValueError('from_dsets needs at least one dataset.')
         device = default_device() if device is None else device
         sizes = list(bs) if isinstance(bs, (list, tuple)) else [bs]*len(ds)
         if len(sizes) != len(ds): raise ValueError(f'There are {len(ds)} datasets but {len(sizes)} batch sizes.')
-        train = {k: kwargs.pop(k, None) for k in SAMPLING}
-        dls = [cls._dl_type(d, bs=b, shuffle=shuffle_train and i == 0, drop_last=drop_last and i == 0, num_workers=num_workers, seed=seed,
-                            batch_tfms=batch_tfms, device=device, **kwargs, **(train if i == 0 else {})) for i, (d, b) in enumerate(zip(ds, sizes))]
+        first = dict({k: kwargs.pop(k, None) for k in SAMPLING}, shuffle=shuffle_train, drop_last=drop_last)
+        rest = dict(batching=first['batching'], shuffle=False, drop_last=False)
+        dls = [cls._dl_type(d, bs=b, num_workers=num_workers, seed=seed, batch_tfms=batch_tfms, device=device, **kwargs, **(rest if i else first))
+               for i, (d, b) in enumerate(zip(ds, sizes))]
         return cls(*dls, path=path, device=device)
 
     def new_dl(self, X, y=None, bs=64):

@@ -143,6 +143,15 @@ def _draw1(j, n, key):
         if i < np.uint64(n): return np.int64(i)
 
 @compiled
+def _spread(i, turns, n, step, key, out):
+    "Every `step`-th number from each turn on, in a random order: those of batch `i`, of the next one, …"
+    at = 0
+    for t in range(len(turns)):
+        own = _mix64(key ^ _mix64(np.uint64(i + t)*_GOLD))
+        for j in range(n[t]): out[at+j] = turns[t] + step*_draw1(j, n[t], own)
+        at += n[t]
+
+@compiled
 def _draw(ms, starts, guess, shift, lens, offs, key, out):
     for t in range(len(ms)):
         d = locate1(ms[t], starts, guess, shift)
@@ -209,14 +218,18 @@ class MixPlan(Plan):
 
 # %% ../nbs/04a_mix.ipynb #e80f2b8e
 @patch
-def _numbers(self:MixPlan, epoch, i, turn):
-    "The quota numbers that make batch `i`, whose turn is `turn`"
+def _numbers(self:MixPlan, epoch, i, j):
+    "The quota numbers that make batches `i … j-1`, and how many each of them has"
+    turns = permute(np.arange(i, j), len(self), perm_keys(len(self), self.seed, epoch, 1))
     if self.mix.batching == 'per_dataset':
-        (d,), (k,) = self._parts.locate([turn])
+        d, k = self._parts.locate(turns)
         first = self.quota.starts[d] + k*self.bs
-        return np.arange(first, min(first + self.bs, self.quota.starts[d+1]))
-    ms = np.arange(turn, len(self.quota), len(self))
-    return ms[permute(np.arange(len(ms)), len(ms), perm_keys(len(ms), self.seed, epoch, 2, i))]
+        n = np.minimum(self.bs, self.quota.starts[d+1] - first)
+        return np.repeat(first - np.cumsum(n) + n, n) + np.arange(n.sum()), n
+    n = -((turns - len(self.quota))//len(self))
+    ms = np.empty(n.sum(), np.int64)
+    with np.errstate(over='ignore'): _spread(i, turns, n, len(self), np.uint64(hash64(self.seed, epoch, 2)), ms)
+    return ms, n
 
 @patch
 def _rows_of(self:MixPlan, epoch, ms):
@@ -226,8 +239,9 @@ def _rows_of(self:MixPlan, epoch, ms):
 @patch
 def many(self:MixPlan, epoch, i, j):
     if self.mix.batching != 'random':
-        turns = permute(np.arange(i, j), len(self), perm_keys(len(self), self.seed, epoch, 1))
-        return [self._rows_of(epoch, self._numbers(epoch, k, turn)) for k, turn in zip(range(i, j), turns)]
+        if i >= j: return []
+        ms, n = self._numbers(epoch, i, j)
+        return np.split(self._rows_of(epoch, ms), np.cumsum(n)[:-1])
     if self._keys[0] != (self.seed, epoch): self._keys = (self.seed, epoch), perm_keys(len(self.quota), self.seed, epoch, 0)
     stop = min(j*self.bs, len(self.quota))
     rows = self._rows_of(epoch, permute(np.arange(i*self.bs, stop), len(self.quota), self._keys[1]))

@@ -40,6 +40,14 @@ class TrackDatasets(ByDataset):
         self.learn._datasets_seen.append(pd.DataFrame(dict(epoch=self.epoch, dataset=d, name=np.asarray(self.names, object), seen=seen, planned=self.promised)))
     def after_fit(self): self.sums = None
 
+    def state_dict(self)->dict:
+        "What was seen in the epochs before, and so far in this one"
+        return dict(sums=self.sums and self.sums.state_dict(), seen=[{k: t[k].to_numpy() for k in ('epoch', 'dataset', 'seen', 'planned')} for t in self.learn._datasets_seen])
+    def load_state_dict(self, state:dict):
+        "Go on counting from there, in a training that has begun"
+        if self.sums and state['sums']: self.sums.load_state_dict(state['sums'])
+        self.learn._datasets_seen = [pd.DataFrame(s).assign(name=np.asarray(self.names, object))[['epoch', 'dataset', 'name', 'seen', 'planned']] for s in state['seen']]
+
 @patch(as_prop=True)
 def datasets_seen(self:Learner)->pd.DataFrame: # epoch, dataset, name, seen, planned
     "How many rows of each dataset were trained on in each epoch, and how many should have been"
@@ -72,7 +80,7 @@ class MixtureScheduler(ByDataset):
     def begin(self):
         dl = self.loader(0)
         self.lens, self.names = dl.dataset.lens, dl.dataset.names
-        self.learn._mixtures, self.run_train = [], self.kind == 'by_loss'
+        self.learn._mixtures, self.run_train = [*(self._resumed or {}).get('past', [])], self.kind == 'by_loss'
         self.sums = RowSums({'loss': lambda p, y, f=self.learn.loss_func: row_losses(f, p, y)}, dl.dataset.index) if self.run_train else None
         if self._resumed is None: self.known = None
         elif self._resumed['names'] != list(self.names): raise ValueError(f'This state of a MixtureScheduler is about {len(self._resumed["names"]):,} other datasets.')
@@ -94,13 +102,15 @@ class MixtureScheduler(ByDataset):
         p = self.share(self.epoch)
         dl = self.loader(0)
         dl.set_mix(Mix(p, batching=self.batching))
-        self.learn._mixtures.append((self.epoch, p, planned_rows(dl)))
+        self.learn._mixtures = [m for m in self.learn._mixtures if m[0] < self.epoch] + [(self.epoch, p, planned_rows(dl))]
         if self.sums: self.sums.reset()
         if self._resumed and self.epoch == self._resumed['epoch']: self._put_sums(self._resumed)
         self._resumed = None
 
     def _put_sums(self, state):
-        if self.sums and state['rows'] is not None: self.sums.rows, self.sums.sums[0] = np.array(state['rows']), np.array(state['losses'])
+        if not self.sums or state['rows'] is None: return
+        self.sums.reset()
+        self.sums.rows, self.sums.sums[0] = np.array(state['rows']), np.array(state['losses'])
 
     def after_loss(self):
         if self.sums and self.training: self.sums.add(*self.delivered())
@@ -114,7 +124,7 @@ class MixtureScheduler(ByDataset):
         self.known = np.where(rows > 0, now if self.known is None else _between(now, before, self.smooth), before)
         self.sums.reset()
 
-    def after_fit(self): self.sums = None
+    def after_fit(self): self.sums = self._resumed = None
 
 # %% ../nbs/09b_mixture.ipynb #aa97bbd5
 @patch(as_prop=True)
@@ -129,9 +139,9 @@ def mixture(self:Learner)->pd.DataFrame: # epoch, dataset, name, share, rows
 def state_dict(self:MixtureScheduler)->dict: # Numbers, lists of names and arrays of one number per dataset
     "What is needed to go on from here"
     if self.sums: self.sums.flush()
-    epoch, share, _ = self.learn._mixtures[-1]
+    *past, (epoch, share, _) = self.learn._mixtures
     out = dict(kind=self.kind, names=list(self.names), epoch=epoch, share=share.copy(), known=None if self.known is None else self.known.copy())
-    return {**out, 'rows': self.sums.rows.copy() if self.sums else None, 'losses': self.sums.sums[0].copy() if self.sums else None}
+    return {**out, 'past': past, 'rows': self.sums.rows.copy() if self.sums else None, 'losses': self.sums.sums[0].copy() if self.sums else None}
 
 @patch
 def load_state_dict(self:MixtureScheduler,
@@ -142,4 +152,7 @@ def load_state_dict(self:MixtureScheduler,
     if state['kind'] != self.kind: raise ValueError(f'This state is of a mixture {state["kind"]}, but this one is {self.kind}.')
     self._resumed, self.known = state, None if state['known'] is None else np.array(state['known'])
     self._put_sums(state)
-    if self.learn is not None: self.loader(0).set_mix(Mix(np.array(state['share']), batching=self.batching))
+    if self.learn is None: return
+    dl, share = self.loader(0), np.array(state['share'])
+    dl.set_mix(Mix(share, batching=self.batching))
+    self.learn._mixtures = [*state.get('past', []), (state['epoch'], share, planned_rows(dl))]

@@ -88,6 +88,7 @@ def _as(kind, o): return o if isinstance(o, kind) else kind(o)
 
 class Policies:
     "What is done where datasets differ"
+    label_map = None
     def __init__(self,
         ragged='error', # Rows of different lengths: 'error', 'pad', 'crop', or a `Ragged(…)` that says how
         vars='strict', # Variables of different names: 'strict', 'intersect', 'union', or a `Vars(…)`; the last two need `var_names`

@@ -8,17 +8,22 @@ Docs: https://tsmeta.github.io/tsmeta/resume.html.md"""
 __all__ = ['facts', 'changes', 'remembered', 'put_weights', 'put_counts', 'SaveResume']
 
 # %% ../nbs/09_resume.ipynb #65d08a7d
-import random, time
+import io, random, time
 import numpy as np, torch
+import torch.distributed as dist
 from fastai.callback.core import Callback
-from fastai.torch_core import num_distrib, to_device
+from fastai.torch_core import to_device
 from fastcore.basics import patch
 from inspect import signature
+from pathlib import Path
+from torch import nn
 
 # %% ../nbs/09_resume.ipynb #0c491b96
 from .checkpoint import Checkpoints, interval, plain, revived
 import tsmeta.loaders
+from .ranks import grouped
 from .load import TSMetaDataLoader
+from .streams import TSStreamLoader
 import tsmeta.state
 
 # %% ../nbs/09_resume.ipynb #5c079504
@@ -51,8 +56,13 @@ def changes(
     return out
 
 # %% ../nbs/09_resume.ipynb #93d4ebe6
+def _says_itself(o): return all(callable(getattr(type(o), f, None)) for f in ('state_dict', 'load_state_dict'))
+
 def _counted(o):
-    "What a callback or metric has counted: its plain attributes, but for settings"
+    "What a callback or metric has counted: its `state_dict()` if it has one, else its plain attributes, but for settings"
+    if _says_itself(o):
+        try: return plain(o.state_dict())
+        except TypeError as e: raise TypeError(f'{type(o).__name__}.state_dict: {e}') from None
     out, settings = {}, {'learn', *signature(type(o).__init__).parameters}
     for k, v in o.__dict__.items():
         if k in settings: continue
@@ -79,7 +89,32 @@ def _set_rng(s):
     torch.set_rng_state(s['torch'])
     if s['cuda'] and torch.cuda.is_available(): torch.cuda.set_rng_state_all(s['cuda'])
 
-def _data(dl): return dict(state=dl.state_dict(), mix=dl._settings['mix'])
+def _data(dl): return dict(state=dl.state_dict(), mix=dl._settings['mix'] if isinstance(dl, TSMetaDataLoader) else None)
+
+def _packed(o):
+    torch.save(o, buf := io.BytesIO())
+    return buf.getvalue()
+
+def _unpacked(data): return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+
+def _together(own):
+    "What every process says, as a list"
+    if not grouped(): return [own]
+    dist.all_gather_object(found := [None]*dist.get_world_size(), _packed(own))
+    return list(map(_unpacked, found))
+
+def _by_first(do):
+    "Let the first of several processes do something; all of them get what comes of it, also if it is an error"
+    if not grouped(): return do()
+    got = [None, None]
+    if dist.get_rank() == 0:
+        try: got[0] = _packed(do())
+        except Exception as e: got[1] = e
+    dist.broadcast_object_list(got)
+    if got[1] is not None: raise got[1]
+    return _unpacked(got[0])
+
+def _bare(model): return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 _MARKS = 'train_iter', 'pct_train', 'loss', 'smooth_loss', 'final_record', 'training'
 
@@ -89,15 +124,15 @@ def remembered(learn)->dict:
     "Everything a training remembers between two batches, in tensors and plain containers"
     scaler, own = learn.__dict__.get('scaler'), learn.__dict__
     clock = time.time() - own['recorder'].__dict__.get('start_epoch', time.time()) if 'recorder' in own else 0.
-    return plain(dict(model=learn.model.state_dict(), loss=getattr(learn.loss_func, 'state_dict', dict)(), opt=learn.opt.state_dict(), grads=_grads(learn),
-        scaler=scaler.state_dict() if scaler else {}, rng=_rng(), data=[_data(dl) for dl in learn.dls.loaders], clock=clock,
-        counted={k: _counted(o) for k, o in _counters(learn).items()}, marks={k: own[k] for k in _MARKS if own.get(k) is not None}))
+    mine = plain(dict(rng=_rng(), clock=clock, counted={k: _counted(o) for k, o in _counters(learn).items()}, marks={k: own[k] for k in _MARKS if own.get(k) is not None}))
+    return plain(dict(model=_bare(learn.model).state_dict(), loss=getattr(learn.loss_func, 'state_dict', dict)(), opt=learn.opt.state_dict(), grads=_grads(learn),
+        scaler=scaler.state_dict() if scaler else {}, data=[_data(dl) for dl in learn.dls.loaders], processes=_together(mine)))
 
 # %% ../nbs/09_resume.ipynb #0378ff29
 def put_weights(learn, kept):
     "Put back model, loss, optimizer, scaler and gradients"
     device = next(learn.model.parameters()).device
-    learn.model.load_state_dict(kept['model'])
+    _bare(learn.model).load_state_dict(kept['model'])
     if kept['loss']: learn.loss_func.load_state_dict(kept['loss'])
     learn.opt.load_state_dict(to_device(revived(kept['opt']), device))
     if kept['scaler']: learn.scaler.load_state_dict(kept['scaler'])
@@ -107,29 +142,32 @@ def put_weights(learn, kept):
 def _put_data(dl, kept):
     "Put back a loader's place, and its mix if that was changed on the way"
     kept = revived(kept)
+    if isinstance(dl, TSStreamLoader): return dl.load_state_dict(kept['state'])
     dl.seed = kept['state']['seed']
     if kept['mix'] is not None and dl.fingerprints()['order'] != kept['state']['fingerprints']['order']: dl.set_mix(kept['mix'])
     dl.load_state_dict(kept['state'])
 
 def put_counts(learn, kept):
     "Put back what was counted, the place in the data, and the random generators"
-    for k, o in _counters(learn).items(): o.__dict__.update(revived(kept['counted'].get(k, {})))
-    for k, v in kept['marks'].items(): setattr(learn, k, revived(v))
-    if 'recorder' in learn.__dict__: learn.recorder.start_epoch = time.time() - kept['clock']
+    mine = revived(kept['processes'][dist.get_rank() if grouped() else 0])
+    for k, o in _counters(learn).items():
+        if k in mine['counted']: o.load_state_dict(mine['counted'][k]) if _says_itself(o) else o.__dict__.update(mine['counted'][k])
+    for k, v in mine['marks'].items(): setattr(learn, k, v)
+    if 'recorder' in learn.__dict__: learn.recorder.start_epoch = time.time() - mine['clock']
     for dl, d in zip(learn.dls.loaders, kept['data']): _put_data(dl, d)
-    _set_rng(revived(kept['rng']))
+    _set_rng(mine['rng'])
 
 # %% ../nbs/09_resume.ipynb #5c29a999
 class SaveResume(Callback):
     "Keep the state of a training in a folder, and go on from there when the same training is started again"
     order = 1000
     def __init__(self,
-        folder, # One folder per training (per call of `fit`)
+        folder, # One folder per training; a later `fit` with the same callback, such as the second of `fine_tune`, gets a folder in it
         every='1min', # How often: batches (200) or time ('90s', '10min', '1h')
         keep:int=2, # How many checkpoints stay
     ):
-        self.checkpoints, self._every = Checkpoints(folder, keep), interval(every)
-        self.resumed = None
+        self._folder, self._keep, self._every, self._fits = Path(folder), keep, interval(every), 0
+        self.checkpoints, self.resumed = Checkpoints(folder, keep), None
 
     def before_fit(self):
         "Look for a checkpoint; if there is one, put back what it holds"
@@ -137,10 +175,10 @@ class SaveResume(Callback):
             self.run = False
             return
         self._check()
-        self.checkpoints.sweep()
+        if self._fits: self.checkpoints = Checkpoints(self._folder/f'fit{self._fits + 1}', self._keep)
         self._first, self._step, self.resumed = self._now(), 0, None
         self._mark()
-        found = self.checkpoints.newest()
+        found = _by_first(self._newest)
         if found is None: return
         self._step, self._kept = found
         self._refuse_others(self._kept['first'])
@@ -150,25 +188,34 @@ class SaveResume(Callback):
         self.learn._with_events = self._skip
 
     def _check(self):
-        if odd := [dl for dl in self.dls.loaders if not isinstance(dl, TSMetaDataLoader)]:
+        if odd := [dl for dl in self.dls.loaders if not isinstance(dl, (TSMetaDataLoader, TSStreamLoader))]:
             raise TypeError(f'SaveResume goes on from the place of a TSMetaDataLoader, but this learner has a {type(odd[0]).__name__}.')
-        if num_distrib() > 1: raise ValueError(f'SaveResume keeps the state of one process; this training has {num_distrib()}.')
 
-    def _now(self): return dict(facts=facts(self.learn), prints=[dl.fingerprints() for dl in self.dls.loaders])
+    def _newest(self):
+        self.checkpoints.sweep()
+        return self.checkpoints.newest()
+
+    def _now(self): return dict(facts=facts(self.learn), prints=[dl.fingerprints() for dl in self.dls.loaders], processes=dist.get_world_size() if grouped() else 1)
 
     def _mark(self): self._batches, self._time = 0, time.monotonic()
 
 # %% ../nbs/09_resume.ipynb #ca83a99c
+def _prints_with(dl, seed):
+    "The fingerprints of a loader, as if it had drawn this seed where none was given"
+    if isinstance(dl, TSStreamLoader) or dl._given is not None: return dl.fingerprints()
+    own, dl.seed = dl.seed, seed
+    try: return dl.fingerprints()
+    finally: dl.seed = own
+
 @patch
 def _refuse_others(self:SaveResume, first):
     "Raise an error that names what changed since the checkpoint was written"
-    odd, loaders = changes(first['facts'], facts(self.learn)), list(self.dls.loaders)
+    odd, loaders, n = changes(first['facts'], facts(self.learn)), list(self.dls.loaders), self._first['processes']
+    if first['processes'] != n: odd.append(f'the number of processes ({first["processes"]} then, {n} now)')
     if len(loaders) != len(first['prints']): odd.append(f'the number of loaders ({len(first["prints"])} then, {len(loaders)} now)')
     for k, (dl, then, kept) in enumerate(zip(loaders, first['prints'], self._kept['data'])):
-        seed, dl.seed = dl.seed, kept['state']['seed'] if dl._given is None else dl.seed
-        now = dl.fingerprints()
-        dl.seed = seed
-        if now['order'] == kept['state']['fingerprints']['order']: then = {**then, 'order': now['order']}
+        now = _prints_with(dl, kept['state']['seed'])
+        if now['order'] == kept['state'].get('fingerprints', {}).get('order'): then = {**then, 'order': now['order']}
         odd += [f'{tsmeta.state._CHANGED[n]} of {"the training set" if k == 0 else f"validation set {k}"}' for n in now if now[n] != then[n]]
     if odd: raise ValueError(f'{self.checkpoints.folder} holds another training. What changed: {"; ".join(odd)}. Set it up as it was, or choose another folder.')
 
@@ -195,14 +242,16 @@ def _go_on(self:SaveResume):
     del learn.all_batches, self._kept
     learn.n_iter, done = len(learn.dl), kept['at']['batch']
     put_counts(learn, kept)
-    self._plan = learn.dls.train._plan
+    self._plan = _plan(learn)
     if done < learn.n_iter:
         for o in enumerate(learn.dl, done): learn.one_batch(*o)
+
+def _plan(learn): return learn.dls.train.__dict__.get('_plan')
 
 @patch
 def before_train(self:SaveResume):
     "Note by which plan the epoch begins"
-    self._plan = self.dls.train._plan
+    self._plan = _plan(self.learn)
 
 @patch
 def after_batch(self:SaveResume):
@@ -210,20 +259,22 @@ def after_batch(self:SaveResume):
     if hasattr(self.learn, 'gather_preds'): return
     self._step, self._batches = self._step + 1, self._batches + 1
     n, seconds = self._every
-    if self._batches >= n if n else time.monotonic() - self._time >= seconds: self._save('train' if self.training else 'valid', self.iter + 1)
+    if self._batches >= n if n else _by_first(lambda: time.monotonic() - self._time >= seconds): self._save('train' if self.training else 'valid', self.iter + 1)
 
 @patch
 def after_fit(self:SaveResume):
     "Write that the training is done"
     self.learn.__dict__.pop('_with_events', None)
     if not (self.resumed and self.resumed['phase'] == 'done'): self._save('done', 0)
+    self._fits += 1
 
 @patch
 def _save(self:SaveResume, phase, batch):
-    if phase == 'train' and self.dls.train._plan is not self._plan:
+    if phase == 'train' and _plan(self.learn) is not self._plan:
         raise ValueError('The mix was changed in the middle of an epoch, so a checkpoint could not tell which rows are left. Change it between epochs, in before_epoch or after_epoch.')
     at = dict(epoch=self.epoch, phase=phase, batch=batch)
-    self.checkpoints.write(self._step + (phase == 'done'), dict(at=at, first=self._first, **remembered(self.learn)))
+    content = dict(at=at, first=self._first, **remembered(self.learn))
+    _by_first(lambda: self.checkpoints.write(self._step + (phase == 'done'), content).name)
     self._mark()
 
 @patch

@@ -21,18 +21,20 @@ _CHANGED = dict(datasets='the names or lengths of the datasets', rows='the rows 
                 order='batch size, shuffling, drop_last, seed, weights or mix')
 
 @patch
-def fingerprints(self:TSMetaDataLoader)->dict: # name → 16 hex digits (sha256)
+def fingerprints(self:TSMetaDataLoader,
+    plan=None, # Of which epoch; the plan of the next if `None`
+)->dict: # name → 16 hex digits (sha256)
     "Hashes of the datasets, of the rows of this part, and of the order"
-    return dict(**row_prints(self.dataset), order=self.plan.fingerprint)
+    return dict(**row_prints(self.dataset), order=(self.plan if plan is None else plan).fingerprint)
 
 # %% ../nbs/08c_state.ipynb #7befdb7f
 @patch
 def state_dict(self:TSMetaDataLoader)->dict: # JSON of at most 1 KB
     "Where this loader is: epoch, batches delivered, seed, fingerprints"
-    epoch, batch = self._done or (self.epoch, self._start)
-    if batch >= len(self._plan): epoch, batch = epoch + 1, 0
+    epoch, batch, plan = self._done or (self.epoch, self._start, self.plan)
+    if batch >= len(plan): epoch, batch, plan = epoch + 1, 0, None
     part = self._part if self._done else self._skip
-    prints = self.fingerprints()
+    prints = self.fingerprints(plan)
     return dict(version=1, epoch=epoch, batch=batch, seed=self.seed, given=self._given is not None, fingerprints=prints, **(dict(rows=part) if part else {}))
 
 @patch

@@ -20,6 +20,7 @@ from .feed import PlanFeed
 from .stream import Stream
 from .meta import TSMetaDataset
 from .rng import is_random, keyed
+from .ranks import row_prints, short_hash
 from .load import TSMetaDataLoader
 from .loaders import TSMetaDataLoaders
 
@@ -111,6 +112,9 @@ class TSStreamLoader(TfmdDL):
     def load_state_dict(self, state:dict):
         "Go on from where another loader of the same stream was"
         self.stream.load_state_dict(state)
+    def fingerprints(self)->dict: # name → 16 hex digits (sha256)
+        "Hashes of the datasets, of the rows of this part, and of the order with all work that is added"
+        return dict(**row_prints(self.dataset), order=short_hash(self.stream.seed, *self.stream.state_dict()['chain']))
 
     def new(self, dataset=None, **kwargs):
         "The same loader; without rows, for an exported learner, a loader of the metadataset"

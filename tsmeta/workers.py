@@ -8,11 +8,12 @@ Docs: https://tsmeta.github.io/tsmeta/workers.html.md"""
 __all__ = ['ON_BAD', 'Task', 'name_rows', 'say_where', 'Reader', 'BadRows', 'WorkerDied', 'Workers', 'ReadsAhead']
 
 # %% ../nbs/07k_workers.ipynb #62f3b1ec
-import copy, time, weakref
+import copy, multiprocessing, os, threading, time, weakref
 import numpy as np, pandas as pd, torch
 from collections import Counter, deque
 from fastai.data.load import fa_collate
 from fastcore.basics import noop, patch
+from functools import partial
 from torch.utils.data import DataLoader
 from torch.utils.data._utils import signal_handling
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
@@ -118,8 +119,7 @@ def _good(self:Reader, ids):
     whole = np.broadcast_to(_finite(x) & _finite(y), len(x))
     why[np.flatnonzero(why == 0)[~whole]] = 1
     if not why.any(): return ids, x, y, None
-    if self.on_bad == 'raise':
-        raise ValueError(f'NaN or Inf in {name_rows(self.ds, ids[why > 0])}. {self.advice}')
+    if self.on_bad == 'raise': raise ValueError(f'NaN or Inf in {name_rows(self.ds, ids[why > 0])}. {self.advice}')
     return ids[why == 0], x[whole], None if y is None else y[whole], np.stack([ids[why > 0], why[why > 0]], 1)
 
 # %% ../nbs/07k_workers.ipynb #206fee86
@@ -191,9 +191,18 @@ class _Watching(_MultiProcessingDataLoaderIter):
             got = super()._try_get_data(.25)
             if got[0] or time.monotonic() >= end: return got
 
+def _end_with(parent, start_method, worker_id):
+    "End this worker with the process that made it, also if that was killed before torch could note whose child this is"
+    def watch():
+        while os.getppid() == parent: time.sleep(1)
+        os._exit(1)
+    if start_method != 'forkserver': threading.Thread(target=watch, daemon=True).start()
+
 class _Loader(DataLoader):
     latest = None
-    def _get_iterator(self): return _Watching(self)
+    def _get_iterator(self):
+        self.worker_init_fn = partial(_end_with, os.getpid(), (self.multiprocessing_context or multiprocessing).get_start_method())
+        return _Watching(self)
 
 class _Ahead:
     "Tasks, handed out one by one, and those whose batches have not come back yet"
