@@ -64,10 +64,11 @@ class Registry:
     ): self.what, self.known, self.how, self.mine = what, dict(known), how, {}
 
     def add(self, thing, name=None):
-        "Register a class or function"
+        "Register a class or function; what a notebook or script defines may take the place of another"
         name = name or thing.__name__
         if not re.fullmatch(r'[\w.]+', name): raise ValueError(f'{name!r} is no name for {self.what}: use letters, digits, _ and dots, as in @{self.how}(name="my_name").')
-        if self.mine.get(name, thing) is not thing and getattr(self.mine[name], '__module__', 0) != getattr(thing, '__module__', 1):
+        old, new = (getattr(o, '__module__', None) for o in (self.mine.get(name, thing), thing))
+        if old != new and '__main__' not in (old, new):
             raise ValueError(f'There is another {self.what} called {name!r} already; register this one under another name.')
         self.mine[name] = thing
         return thing
