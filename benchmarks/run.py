@@ -1,9 +1,9 @@
-"Run the benchmarks and write benchmarks/results: `python benchmarks/run.py [loaders] [parts] [training] [faults] [split] [store] [stream] [order]`"
+"Run the benchmarks and write benchmarks/results: `python benchmarks/run.py [loaders] [parts] [training] [faults] [split] [store] [stream] [order] [differ]`"
 import subprocess, sys, time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ALL = 'loaders', 'parts', 'training', 'faults', 'split', 'store', 'stream', 'order'
+ALL = 'loaders', 'parts', 'training', 'faults', 'split', 'store', 'stream', 'order', 'differ'
 TITLES = dict(split='Splitting ten million rows in ten thousand datasets', store='Packing, opening and reading a store', stream='Background streams beside torch',
               order='Order, mixing and resuming')
 

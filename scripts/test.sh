@@ -14,4 +14,4 @@ stage 'notebooks'
 nbdev-test --n-workers 2
 
 stage 'pytest'
-exec python -m pytest
+exec python -m pytest -n 2 --dist loadfile

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
 
@@ -51,7 +52,7 @@ def learner(dls):
     return learn
 
 
-def train(n, together):
+def train(n, together, folder=None):
     "Two epochs, then everything that predicts"
     dls = loaders(n)
     learn = learner(dls)
@@ -63,8 +64,9 @@ def train(n, together):
         losses = learn.get_preds(with_loss=True)[2]
         validated = list(learn.validate())
         table = learn.predict_table(probs=True)
+        saved = pd.read_csv(learn.predict_table(save=folder/f'{n}.csv')) if folder else None
         own = learn.predict_table(dl=dls.train)
-    return dict(preds=preds, targs=targs, train_preds=train_preds, train_targs=train_targs, losses=losses, validated=validated, table=table, own=own,
+    return dict(preds=preds, targs=targs, train_preds=train_preds, train_targs=train_targs, losses=losses, validated=validated, table=table, own=own, saved=saved,
                 recorded=[list(v) for v in learn.recorder.values], weights=[p.detach() for p in learn.model.parameters()],
                 left_alone=all(a is b for a, b in zip(dls, kept)) and isinstance(dls.train, fastai.distributed.DistributedDL))
 
@@ -83,7 +85,7 @@ def refused(make):
 
 
 def main(folder):
-    out = {n: train(n, True) for n in (641, 675)}
+    out = {n: train(n, True, Path(folder)) for n in (641, 675)}
     rank = torch.distributed.get_rank()
     out['order'] = order()
     out['workers'] = order(num_workers=1)

@@ -10,14 +10,14 @@ from fastai.learner import Learner
 from fastai.metrics import RocAucBinary, accuracy
 from fastai.vision.augment import RandTransform
 from torch import nn
-from tsmeta.meta import TensorSeries, TSMetaDataset
+from tsmeta.meta import TSMetaDataset
 from tsmeta.resume import SaveResume
 
 
 class Noise(RandTransform):
     "Add noise while training"
     split_idx = 0
-    def encodes(self, x: TensorSeries): return x + torch.randn_like(x)*.2
+    def encodes(self, x: torch.Tensor): return x + torch.randn_like(x)*.2 if x.is_floating_point() else x
 
 
 class Stopped(Exception): pass

@@ -194,6 +194,8 @@ def test_read_only_data(ward, tmp_path):
         before = sorted(f.name for f in (tmp_path/'ro').iterdir())
         call('info', f'{tmp_path}/ro/*.npy')
         call('split', f'{tmp_path}/ro/*.npy', '--splitter', 'each', '--out', tmp_path/'s.json')
+        call('train', f'{tmp_path}/ro/*.npy', '--split', tmp_path/'s.json', '--epochs', 1, '--device', 'cpu', '--out', tmp_path/'run')
+        call('predict', tmp_path/'run', f'{tmp_path}/ro/*.npy', '--out', tmp_path/'p.csv')
         assert sorted(f.name for f in (tmp_path/'ro').iterdir()) == before
     finally: (tmp_path/'ro').chmod(0o755)
 
@@ -204,3 +206,14 @@ def test_the_watch_recordings_have_a_name(tmp_path):
     told = json.loads(done.stdout)
     assert told['datasets'] == 140 and len(told['vocab']) == 7 and told['var_names'][0] == 'ax' and 'cache' in done.stderr
     assert len(list((tmp_path/'cache'/'watch').glob('*.npy'))) == 140
+
+
+def test_a_column_can_label_recordings(tmp_path):
+    for k, name in enumerate('abc'): np.save(tmp_path/f'{name}.npy', np.full((1, 60), k, np.float32))
+    pd.DataFrame(dict(name=list('abc'), state=['ill', 'well', 'ill'], empty=['x', None, 'x'])).to_csv(tmp_path/'people.csv', index=False)
+    how = [f'{tmp_path}/*.npy', '--window', '20', '--info', tmp_path/'people.csv']
+    out = json.loads(call('info', *how, '--y', 'state', '--json').stdout)
+    assert out['vocab'] == ['ill', 'well'] and out['rows'] == 9
+    for more, says in [(['--y', 'stat'], 'the columns state'), (['--y', 'empty'], "says nothing about 'b' (1)"), (['--y', 'state', '--horizon', '5'], 'one or the other')]:
+        assert says in call('info', *how, *more, code=1).stderr
+    assert 'to be given with --info' in call('info', f'{tmp_path}/*.npy', '--window', '20', '--y', 'state', code=1).stderr

@@ -124,6 +124,13 @@ def test_the_learner_is_loaded_without_unpickling(run, data, tmp_path, monkeypat
     assert 'weights.safetensors is not the file' in call('predict', copy, data, code=1).stderr
 
 
+def test_temperatures_may_change(data, tmp_path):
+    call('train', data, '--split', 'each', '--mix', 'temperature:4-1', *ONE, '--epochs', '2', '--out', tmp_path/'run')
+    mix = pd.read_csv(tmp_path/'run/mixture.csv')
+    np.testing.assert_allclose(mix.share, mix.rows/mix.rows.sum(), atol=1e-6)
+    assert 'temperature:4-1' in call('train', data, '--split', 'each', '--mix', 'temperature:1-2-3', '--out', tmp_path/'other', code=1).stderr
+
+
 def test_without_safetensors_it_is_a_pickle(data, tmp_path, monkeypatch):
     import importlib.util
     find = importlib.util.find_spec

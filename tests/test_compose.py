@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import AMPMode, MixedPrecision
 from fastai.callback.mixup import MixUp
 from fastai.callback.progress import CSVLogger, ProgressCallback, ShowGraphCallback
 import fastai.callback.schedule
@@ -142,16 +143,10 @@ def test_graph():
     check(learn, 2)
 
 
-def test_half_precision():
-    class Half(Callback):
-        "Autocast as on a GPU, and outputs made float as `MixedPrecision` does."
-        def before_batch(self): (ctx := torch.autocast('cpu', dtype=torch.bfloat16)).__enter__(); self.ctx = ctx
-        def after_pred(self):
-            self.ctx.__exit__(None, None, None)
-            assert self.pred.dtype == torch.bfloat16
-            self.learn.pred = self.pred.float()
-    learn = learner()
-    quiet(learn, 'fit', 2, cbs=ours(Half()))
+@pytest.mark.parametrize('mode', AMPMode)
+def test_half_precision(mode):
+    learn = learner(cbs=MixedPrecision(amp_mode=mode))
+    quiet(learn, 'fit', 2, cbs=ours())
     check(learn, 2)
 
 

@@ -2,6 +2,7 @@
 import time
 import warnings
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +18,8 @@ from tsmeta.callback import RowSums, intervals, row_losses
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
-from tsmeta.metrics import DatasetMetrics
+import tsmeta.history
+from tsmeta.metrics import DatasetHistory, DatasetMetrics, Scores
 
 LENS = [40, 0, 61, 1, 25]
 INFO = pd.DataFrame({'person': ['Ann', 'Ann', 'Bob', 'Cem', None], 'site': [1, 1, 2, 2, 2]})
@@ -247,3 +249,17 @@ def test_history_stays_when_exported(tmp_path):
     learn.export('l.pkl')
     assert (tmp_path/'l.pkl').stat().st_size < 60_000 and len(learn.dataset_metrics) == 8000
     with pytest.raises(ValueError, match='No dataset was scored yet'): load_learner(tmp_path/'l.pkl').dataset_metrics
+
+
+@pytest.mark.parametrize('n', [2, 10, 10_000])
+def test_pictures(n):
+    learn = learner(classes())
+    learn._dataset_history = h = DatasetHistory(['loss', 'accuracy'], [f'shop {d}' for d in range(n)], lower=['loss'])
+    v = np.random.default_rng(0).beta(8, 2, (3, 2, n))
+    v[2, 1, 0], v[:, :, 1] = .01, np.nan if n > 2 else .5
+    h.records += [(e, 'valid', {'dataset': Scores(np.full(n, 9), v[e], v[e] - .1, v[e] + .1)}) for e in range(3)]
+    ax = learn.plot_datasets()
+    said = ' '.join(t.get_text() for t in [*ax.get_yticklabels(), *ax.texts])
+    assert '0.01 at worst' in ax.get_title('left') and 'shop 0 ' in said and len(ax.collections[-1].get_offsets()) == n - (n > 2)
+    assert len(learn.plot_dataset_history('loss').lines) == (n if n == 2 else n - 1 if n == 10 else 2) + 1
+    plt.close('all')

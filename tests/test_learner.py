@@ -2,6 +2,7 @@
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFl
 from fasttransform import Transform
 from torch import nn
 
+import tsmeta.open
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.learner import score_by
 from tsmeta.load import TSMetaDataLoader
@@ -295,3 +297,17 @@ def test_confusions_of_the_worst_groups():
     assert len([a for a in plot_confusions(t, 'town').axes if a.images]) == 2
     with pytest.raises(ValueError, match='needs targets that are labels'): plot_confusions(t.drop(columns='target'))
     plt.close('all')
+
+
+def test_windows_of_a_store_are_drawn_in_their_recording(tmp_path):
+    rec = {f'r{k}': np.sin(np.arange(90)/5 + k)[None].astype(np.float32) for k in range(3)}
+    meta = TSMetaDataset.from_recordings(rec, 30, 15, y=['a', 'b', 'a'])
+    meta.pack(tmp_path/'store')
+    packed = TSMetaDataset.open(tmp_path/'store')
+    for m in (meta, packed):
+        table = m.where(np.arange(len(m))).assign(target='a', prediction='b', probability=.9, loss=np.arange(len(m)))
+        fig = plot_worst(table, m, 1)
+        grey, window = fig.axes[0].lines
+        assert len(grey.get_xdata()) == 90 and window.get_xdata().tolist() == list(range(60, 90))
+        np.testing.assert_allclose(window.get_ydata(), rec['r2'][0, 60:], rtol=1e-6)
+        plt.close(fig)

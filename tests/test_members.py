@@ -130,7 +130,8 @@ def test_variables_are_lined_up_by_name(horizon, tmp_path):
 
 def test_new_data_with_names():
     meta = TSMetaDataset([X[0], X[1]], var_names=['acc', 'gyro'])
-    with pytest.raises(ValueError, match="variables named"): meta.add_dataset(TSMetaDataset([X[2]], var_names=['gyro', 'acc']))
+    assert np.array_equal(meta.add_dataset(TSMetaDataset([X[2]], var_names=['gyro', 'acc']))[:][0], X[2][:, ::-1])
+    with pytest.raises(ValueError, match=r"\['gyro'\] are missing and \['mag'\] are new"): meta.add_dataset(TSMetaDataset([X[2]], var_names=['mag', 'acc']))
     meta.add_dataset(TSMetaDataset([X[2]], var_names=['acc', 'gyro']))
 
 
@@ -173,7 +174,7 @@ PAIRS = dict(zip('uvw', zip(X, Y)))
 NAN, NONE = np.where(np.arange(7) == 3, np.nan, 1.), ['a']*6 + [None]
 BAD = {
     'other variables': ({'v': (np.zeros((7, 3, 8)), Y[1])}, ValueError, ["3 variables x 8 steps: 'v' (1)", "'u' (0), 'w' (2)"]),
-    'other length': ({'v': (np.zeros((7, 2, 9)), Y[1])}, ValueError, ["2 variables x 9 steps: 'v' (1)", 'crop, pad or resample']),
+    'other length': ({'v': (np.zeros((7, 2, 9)), Y[1])}, ValueError, ["2 variables x 9 steps: 'v' (1)", "ragged='pad' or 'crop'"]),
     'text as x': ({'v': (np.full((7, 2, 8), 'x'), Y[1])}, TypeError, ["'v' (1)", 'must be numeric', '<U1']),
     'objects as x': ({'v': (np.full((7, 2, 8), None), Y[1])}, TypeError, ["'v' (1)", 'object']),
     'complex x': ({'v': (np.zeros((7, 2, 8), complex), Y[1])}, TypeError, ["'v' (1)", 'complex']),

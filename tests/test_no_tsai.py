@@ -97,9 +97,12 @@ for X, y, says in [(np.zeros((3, 4, 10)), None, "'new' (0): 4 variables, expecte
     except ValueError as e: assert says in str(e), e
     else: raise SystemExit(f'accepted: {says}')
 from tsmeta.meta import TSMetaDataset
-try: d.test_dl(TSMetaDataset({'ann': np.zeros((3, 2, 10)), 'bob': np.zeros((3, 2, 10))}, var_names=['gyro', 'acc']))
-except ValueError as e: assert "'ann' (0), 'bob' (1): variables named ['gyro', 'acc'], expected ['acc', 'gyro']" in str(e), e
-else: raise SystemExit('accepted variables in another order')
+x = np.arange(60.).reshape(3, 2, 10)
+lined_up = d.test_dl(TSMetaDataset({'ann': x}, var_names=['gyro', 'acc']))
+assert np.array_equal(lined_up.one_batch()[0], x[:, ::-1])
+try: d.test_dl(TSMetaDataset({'ann': x}, var_names=['gyro', 'mag']))
+except ValueError as e: assert "'ann' (0) has variables ['gyro', 'mag']" in str(e) and "['acc'] are missing" in str(e), e
+else: raise SystemExit('accepted other variables')
 assert d.cws.tolist() == d.class_priors.tolist() == [0, 0]
 '''
     run(make, tmp_path)

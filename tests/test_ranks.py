@@ -55,6 +55,14 @@ def test_predictions_are_complete_and_in_order_on_every_process(both, alone, n):
 
 
 @pytest.mark.parametrize('n', SIZES)
+def test_tables_are_saved_once(both, alone, n):
+    for rank in both:
+        saved, table = rank[n]['saved'], alone[n]['table']
+        assert len(saved) == n and (saved[['dataset', 'row']].to_numpy() == table[['dataset', 'row']].to_numpy()).all()
+        np.testing.assert_allclose(saved.loss, table.loss, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize('n', SIZES)
 def test_losses_and_metrics_are_those_of_one_process_and_the_same_everywhere(both, alone, n):
     for rank in both:
         np.testing.assert_allclose(rank[n]['validated'], alone[n]['validated'], rtol=1e-4)

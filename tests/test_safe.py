@@ -276,6 +276,8 @@ def stop(*a, **k): raise SystemExit('unpickled')
 was = pickle.loads, pickle.load, torch.load
 pickle.loads = pickle.load = torch.load = stop
 learn = load_safe(sys.argv[1])
+assert 'tsmeta.cli_model' not in sys.modules
+assert type(load_safe(sys.argv[2]).model[0]).__name__ == 'Standardize'
 pickle.loads, pickle.load, torch.load = was
 x = np.random.default_rng(9).normal(size=(5, 2, 12)).astype(np.float32)
 with learn.no_bar(): print(learn.predict_table(data=x, probs=True).p_a.to_numpy().tobytes().hex())
@@ -285,8 +287,8 @@ with learn.no_bar(): print(learn.predict_table(data=x, probs=True).p_a.to_numpy(
 def test_loaded_in_a_fresh_process_without_tsai(tmp_path):
     register_arch(lambda c_in, c_out, seq_len: nn.Sequential(nn.Flatten(), nn.Linear(c_in*seq_len, c_out)), name='fresh_net')
     learn = learner(arch='fresh_net')
-    path = learn.export_safe(tmp_path/'e')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', FRESH, str(path)], capture_output=True, text=True)
+    path, scaled = learn.export_safe(tmp_path/'e'), learner(arch='scaled').export_safe(tmp_path/'scaled')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', FRESH, str(path), str(scaled)], capture_output=True, text=True)
     x = np.random.default_rng(9).normal(size=(5, 2, 12)).astype(np.float32)
     assert done.stdout.strip() == learn.predict_table(data=x, probs=True).p_a.to_numpy().tobytes().hex(), done.stderr
 
@@ -307,7 +309,7 @@ def test_new_data_that_does_not_fit_is_refused(tmp_path):
     new = load_safe(learner().export_safe(tmp_path/'e'))
     x = np.zeros((3, 2, 12), np.float32)
     for bad, text in [(x[:, :1], '1 variables, expected 2'), (x[:, :, :9], '9 steps, expected 12'), ((x, list('abz')), "unknown label 'z'"),
-                      (TSMetaDataset({'bed 7': x}, var_names=['v', 'w']), "variables named \\['v', 'w'\\], expected \\['u', 'v'\\]"), ((x, [.1, .2, .3]), 'label')]:
+                      (TSMetaDataset({'bed 7': x}, var_names=['v', 'w']), "variables \\['v', 'w'\\], expected are \\['u', 'v'\\]"), ((x, [.1, .2, .3]), 'label')]:
         with pytest.raises((ValueError, TypeError), match=text): new.predict_table(data=bad)
 
 

@@ -395,7 +395,7 @@ def test_the_reservoir_waits_replaces_and_is_fair():
             assert len(now) == 8 and len(set(now) - before) <= 2
             counts.update(now)
             before = set(now)
-            time.sleep(.0005)
+            time.sleep(.003)
     mean = sum(counts.values()) / 20
     assert all(abs(counts[i] / mean - 1) < .1 for i in range(20)), counts
 

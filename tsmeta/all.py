@@ -12,11 +12,15 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst',
            'worst_rows', 'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset',
            'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
-           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels']
+           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times']
 
 # %% ../nbs/12_all.ipynb #6fd94af0
 from .source import ArraySource, FileSource, WindowSource
 from .adapt import ItemSource, to_source
+from .lengths import Ragged
+from .missing import Missing
+from .policies import Vars
+from .times import Times
 from .spec import ReadInstruction
 from .split import even_splits, split_for_process
 from .splitter import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
@@ -51,4 +55,5 @@ _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source',
          'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
          'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
          'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
-         'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels']
+         'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels',
+         'Ragged', 'Missing', 'Vars', 'Times']

@@ -50,6 +50,16 @@ def _lines(path, names):
         raise ValueError(f'{path} has no line for {len(missing):,} of {len(names):,} datasets, such as {n!r} ({d}). Its column {key!r} names {", ".join(table.index[:3])}, …')
     return table.loc[list(names)].reset_index(drop=True)
 
+def _label(meta, column, how):
+    "The same datasets, each labelled with what a column of `info` says of it"
+    if meta.info is None or column not in meta.info: raise ValueError(f'--y {column}: the table about datasets has {"to be given with --info" if meta.info is None else "the columns " + ", ".join(map(str, meta.info))}.')
+    if hasattr(meta, 'store'): raise ValueError(f'--y {column}: a store knows its targets. Give --y when packing it.')
+    if meta.schema.horizon: raise ValueError(f'--y {column} and --horizon: one or the other can be the target.')
+    values = meta.info[column]
+    if (lost := values.isna()).any(): raise ValueError(f'The column {column!r} says nothing about {meta.names[lost.argmax()]!r} ({lost.argmax()}).')
+    for src, v in zip(meta.datasets, values): src.y = np.broadcast_to(np.asarray(v), (len(src),))
+    return TSMetaDataset(dict(zip(meta.names, meta.datasets)), info=meta.info, var_names=meta.schema.var_names, **how)
+
 def open_data(
     data:str, # What `TSMetaDataset.open` takes
     cut:DataOptions=None, # How to see it
@@ -61,7 +71,7 @@ def open_data(
     meta = TSMetaDataset.open([data, *cut.more] if cut.more else data, **{k: v for k, v in how.items() if v})
     if data.startswith('demo:'): say(f'The recordings of {data} are kept in {_home(tsmeta.open.cache_folder())}.')
     if cut.info: meta.info = _lines(cut.info, meta.names)
-    return meta
+    return _label(meta, cut.y, {k: how[k] for k in ('vocab', 'labels') if how[k]}) if cut.y else meta
 
 # %% ../nbs/11a_cli_data.ipynb #b6f66d13
 def count_nans(

@@ -69,6 +69,7 @@ class DataOptions:
     stride: Annotated[int | None, _opt(min=1, help='Steps from one window to the next. [default: the window]')] = None
     horizon: Annotated[int, _opt(min=0, help='Predict so many steps after each window.')] = 0
     info: Annotated[str | None, _opt(metavar='CSV', help='Table about the datasets; its column "name", or its first, names them.')] = None
+    y: Annotated[str | None, _opt('--y', metavar='COLUMN', help='Column of the table about datasets that labels all rows of each.')] = None
     labels: Annotated[choice('union', 'strict', 'namespaced') | None, _opt(help='How the labels of datasets join. [default: union]')] = None
     vocab: Annotated[str | None, _opt(metavar='A,B,…', help='Labels in a stated order.')] = None
     column: Annotated[list[str], _opt(metavar='WHAT=NAME', help='Of tables: columns of id, time, values (a,b,…) and y. May be repeated.')] = dataclasses.field(default_factory=list)
@@ -96,7 +97,7 @@ class TrainOptions:
     epochs: Annotated[int, _opt(min=1, help='Passes over the training part.')] = 5
     bs: Annotated[int, _opt(min=1, help='Rows per batch.')] = 64
     lr: Annotated[float, _opt(min=0, help='Largest learning rate of the one-cycle schedule.')] = 1e-3
-    mix: Annotated[str, _opt(help='proportional, equal, temperature:T, or NAME=SHARE,…: how much of each dataset an epoch holds.')] = 'proportional'
+    mix: Annotated[str, _opt(help='proportional, equal, temperature:T (or T-U: from the first to the last epoch), or NAME=SHARE,…: how much of each dataset an epoch holds.')] = 'proportional'
     seed: Annotated[int, _opt(help='Decides the first weights and the order.')] = 0
     by: Annotated[str | None, _opt(metavar="COLUMN", help="One more table, by this column of the table about datasets.")] = None
     workers: Annotated[int, _opt(min=0, help='Processes that make batches.')] = 0

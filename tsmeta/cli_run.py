@@ -30,7 +30,7 @@ from .plots import plot_confusion, plot_row, plot_scores, worst_rows
 import tsmeta.history
 from .cli_options import DataOptions, SplitOptions, TrainOptions, say, settings
 from .cli_data import open_data, refuse_leak, split_data, split_lines
-from .cli_model import Progress, make_learner
+from .cli_model import Progress, make_learner, mix_callbacks
 
 # %% ../nbs/11c_cli_run.ipynb #9d432db1
 def _toml(v):
@@ -226,7 +226,7 @@ def _begin(run, mds, words, now):
 def _fit(learn, o, keep):
     "Train from the start or from the last state kept"
     try:
-        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(o.epochs, o.lr, cbs=[Progress(), DatasetMetrics(), keep])
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(o.epochs, o.lr, cbs=[Progress(), DatasetMetrics(), *mix_callbacks(o.mix), keep])
     except KeyboardInterrupt:
         say(f'\nStopped. tsmeta train --config {learn.path/"config.toml"} --resume goes on from the last state kept.')
         raise

@@ -22,6 +22,7 @@ from .adapt import to_source
 from .target import some
 import tsmeta.recordings
 from .meta import TSMetaDataset
+from .policies import Policies
 
 # %% ../nbs/07b_face.ipynb #948f4dc0
 def decode_target(schema, y):
@@ -143,28 +144,32 @@ def check_fits(self:TSMetaDataset,
 def add_dataset(self:TSMetaDataset,
     X, # New rows: array `(rows, vars, len)`, a list of rows `(vars, len)`, or a `TSMetaDataset`
     y=None, # Their targets, as people write them (labels, numbers), or `None`
+    var_names=None, # What the variables of `X` are called, where they are not the usual ones
     **kwargs, # Taken for tsai's sake (`inplace`)
 ):
     "Make a validation set of new rows under this one's schema and vocabulary"
     s = self.schema
-    if isinstance(X, TSMetaDataset):
-        new, view = X, X._view
-        if X.schema.kind is not None and X.schema.vocab != s.vocab or s.x_tfm and not X.schema.x_tfm: new = _recode(X, s)
+    if isinstance(X, TSMetaDataset): new, view = _refit(X, s), X._view
     else:
-        if isinstance(X, (list, L)): X = np.stack([np.asarray(o) for o in X])
+        if isinstance(X, (list, L)): X = list(X) if len({np.shape(o) for o in X}) > 1 else np.stack([np.asarray(o) for o in X])
         new, view = TSMetaDataset.__new__(type(self)), None
-        new._setup([to_source((X, y) if y is not None else X)], ['new'], vocab=s.vocab, kind=s.kind if y is not None else None,
-                   x_tfm=s.x_tfm)
+        new._setup([to_source((X, y) if y is not None else X)], ['new'], None, var_names, s.policies, s.x_tfm, vocab=s.vocab, kind=s.kind if y is not None else None)
     self.check_fits(new)
     new = new.part(view if view is not None else range(len(new.index)), 1)
     new.schema = s
     return new
 
-def _recode(meta, schema):
-    "The same datasets under another vocabulary"
+def _refit(meta, s):
+    "The same datasets under the policies, the vocabulary and the row transforms of a schema"
+    a = meta.schema
+    framed = not (s.policies or s.policies.named) or repr(a.policies) == repr(s.policies) and (a.vars, a.len, a.var_names) == (s.vars, s.len, s.var_names)
+    if framed and (a.kind is None or a.vocab == s.vocab) and (a.x_tfm or not s.x_tfm): return meta
+    raw = meta.datasets, meta.names, meta.info, a.var_names
+    if not framed:
+        if meta._raw and not a.x_tfm: raw = meta._raw
+        if s.policies.per_variable and meta._view is not None: raise ValueError('per_variable=True numbers rows anew, so it takes whole metadatasets, not parts of them.')
     new = TSMetaDataset.__new__(type(meta))
-    new._setup(meta.datasets, meta.names, meta.info, schema.vocab if meta.schema.vocab else None, 'union', meta.schema.kind,
-               meta.schema.var_names, None if meta.schema.x_tfm else schema.x_tfm)
+    new._setup(*raw, Policies() if framed else s.policies, None if a.x_tfm else s.x_tfm, vocab=s.vocab if a.vocab else None, kind=a.kind)
     return new
 
 # %% ../nbs/07b_face.ipynb #35f6589a

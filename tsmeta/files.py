@@ -195,8 +195,10 @@ class StoredSource(ArraySource):
         if not os.path.exists(self.path): raise ValueError(f'There is no file {self.path}.')
         self._bytes = _size(self.path)
         x, _ = self._array()
-        if isinstance(x, list): raise ValueError(f'{path} holds series of different lengths, from {min(o.shape[1] for o in x):,} to '
-            f'{max(o.shape[1] for o in x):,} steps. Cut windows of one length: TSMetaDataset.open({str(path)!r}, window=…).')
+        if isinstance(x, list):
+            self.steps = np.array([o.shape[1] for o in x])
+            self._n, self.shape, self.dtype = len(x), (x[0].shape[0], int(self.steps.max())), np.result_type(*{o.dtype for o in x})
+            return
         if x.dtype.kind not in 'fiub' or x.ndim not in (2, 3): raise ValueError(f'{self.name} must be numbers in 2 or 3 axes, got {x.dtype} {x.shape}.')
         self._n, self.shape, self.dtype = x.shape[0], (x.shape[1:] if x.ndim == 3 else (1, x.shape[1])), np.dtype(x.dtype)
 
@@ -221,6 +223,8 @@ class StoredSource(ArraySource):
     def __len__(self): return self._n
     def _same(self):
         x, _ = self._array()
+        if isinstance(x, list) and hasattr(self, 'steps') and [o.shape[1] for o in x] == self.steps.tolist(): return x
+        if isinstance(x, list) or hasattr(self, 'steps'): raise ValueError(f'{self.name} changed: its rows have other lengths now.')
         if (x.shape[0], x.shape[-1], x.dtype) != (self._n, self.shape[-1], self.dtype):
             raise ValueError(f'{self.name} changed: it held {(self._n, *self.shape)} {self.dtype}, now {x.shape} {x.dtype}.')
         return x
@@ -229,7 +233,8 @@ class StoredSource(ArraySource):
         x = self._same()
         return (as_rows(x), None) if isinstance(x, np.ndarray) else (None, None)
     def read(self, rows):
-        "Some rows: `(n, vars, len)`"
+        "Some rows: `(n, vars, len)`; a list of `(vars, len)` where a file of series has them in different lengths"
+        if hasattr(self, 'steps'): return [self._same()[r] for r in rows]
         x, (want, back) = self._same(), np.unique(np.asarray(rows, np.int64), return_inverse=True)
         if not len(want): return np.zeros((0, *self.shape), self.dtype)
         if want[-1] - want[0] == len(want)-1: got = x[int(want[0]):int(want[-1])+1]

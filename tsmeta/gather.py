@@ -13,104 +13,13 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% ../nbs/05_gather.ipynb #1a059c96
+from .channels import SIDES
 from .files import file_limit
-from .index import Index, HAS_NUMBA, compiled, locate1
+from .index import Index, HAS_NUMBA
+from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, kind_of
 
-# %% ../nbs/05_gather.ipynb #bc1b4ae9
-_KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 'int32', 'int64'])}
-_X, _X_ROW, _X_KIND, _Y, _Y_ROW, _Y_KIND, _N, _BLOCK = range(8)
-_AHEAD = 12
-
-# %% ../nbs/05_gather.ipynb #7b78dfe3
-if HAS_NUMBA:
-    from llvmlite import ir
-    from numba import types
-    from numba.core import cgutils
-    from numba.extending import intrinsic
-
-    def _reader(typ):
-        "Make the instruction that loads one number of a type from an address"
-        @intrinsic
-        def read(typingctx, address):
-            def codegen(context, builder, sig, args):
-                return builder.load(builder.inttoptr(args[0], context.get_value_type(types.CPointer(typ))), align=1)
-            return typ(types.int64), codegen
-        return read
-
-    read_f4, read_f8, read_i2, read_i4, read_i8 = map(_reader, (types.float32, types.float64, types.int16, types.int32, types.int64))
-
-    @intrinsic
-    def _memcpy(typingctx, dst, src, nbytes):
-        def codegen(context, builder, sig, args):
-            dst, src = [builder.inttoptr(o, cgutils.voidptr_t) for o in args[:2]]
-            cgutils.raw_memcpy(builder, dst, src, args[2], 1)
-            return context.get_dummy_value()
-        return types.void(types.int64, types.int64, types.int64), codegen
-
-    @intrinsic
-    def _prefetch(typingctx, address):
-        "Ask for a line of memory that will be read soon, and only once"
-        def codegen(context, builder, sig, args):
-            i32, ptr = ir.IntType(32), cgutils.voidptr_t
-            f = builder.module.declare_intrinsic('llvm.prefetch', [ptr], ir.FunctionType(ir.VoidType(), [ptr, i32, i32, i32]))
-            builder.call(f, [builder.inttoptr(args[0], ptr), i32(0), i32(0), i32(1)])
-            return context.get_dummy_value()
-        return types.void(types.int64), codegen
-
-# %% ../nbs/05_gather.ipynb #0386dc11
-if HAS_NUMBA:
-    @compiled
-    def _copy(src, vs, ss, kind, out, k):
-        for v in range(out.shape[1]):
-            for s in range(out.shape[2]):
-                a = src + v*vs + s*ss
-                if kind == 1: out[k, v, s] = read_f4(a)
-                elif kind == 2: out[k, v, s] = read_f8(a)
-                elif kind == 3: out[k, v, s] = read_i2(a)
-                elif kind == 4: out[k, v, s] = read_i4(a)
-                else: out[k, v, s] = read_i8(a)
-
-    @compiled
-    def _find(ids, starts, guess, shift, table, src, ds, todo):
-        "Look up dataset and addresses of each row; returns how many the loop cannot read (listed in `todo`), or -1-k if id k does not exist"
-        total, left, first = starts[-1], 0, table.ctypes.data
-        for k in range(len(ids)):
-            i = ids[k]
-            if i < 0 or i >= total: return -1-k
-            ds[k] = locate1(i, starts, guess, shift)
-            _prefetch(first + ds[k]*64)
-        for k in range(len(ids)):
-            d = ds[k]
-            t, r = table[d], ids[k] - starts[d]
-            src[k, 0], src[k, 1] = t[_X] + r*t[_X_ROW], t[_Y] + r*t[_Y_ROW]
-            if t[_X_KIND] == 0 or t[_Y_KIND] == 0 or r >= t[_N]:
-                ds[k] = -1
-                todo[left] = k
-                left += 1
-        return left
-
-    @compiled
-    def _take(ids, starts, guess, shift, table, strides, xo, yo, todo):
-        "Copy rows, asking for the memory of rows to come meanwhile; returns what `_find` does"
-        n, nv, nl = xo.shape
-        src, ds = np.empty((n + _AHEAD, 2), np.int64), np.empty(n, np.int64)
-        left = _find(ids, starts, guess, shift, table, src, ds, todo)
-        if left < 0: return left
-        src[n:] = src[0]
-        dst, nbytes, labels, one = xo.ctypes.data, nv*nl*4, yo.size > 0, yo.size == n
-        for k in range(n):
-            for line in range(0, min(nbytes, 2048), 64): _prefetch(src[k+_AHEAD, 0] + line)
-            if labels: _prefetch(src[k+_AHEAD, 1])
-            d = ds[k]
-            if d < 0: continue
-            t, s = table[d], strides[d]
-            if t[_BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
-            elif t[_X_KIND] == 1 and s[1] == 4:
-                for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)
-            else: _copy(src[k, 0], s[0], s[1], t[_X_KIND], xo, k)
-            if one: _copy(src[k, 1], 0, 0, t[_Y_KIND], yo, k)
-            elif labels: _copy(src[k, 1], s[2], s[3], t[_Y_KIND], yo, k)
-        return left
+# %% ../nbs/05_gather.ipynb #ef3f9856
+if HAS_NUMBA: from tsmeta.kernel import take
 
 # %% ../nbs/05_gather.ipynb #506f24be
 def _open_limit(sources):
@@ -123,6 +32,12 @@ def _lines(n):
     raw = np.zeros(8*n + 8, np.int64)
     skip = -raw.ctypes.data % 64//8
     return raw[skip:skip + 8*n].reshape(n, 8)
+
+def _no_frames(n, nv):
+    "For each dataset: steps of a row, side (-1: not in a frame), what is filled in, and which of the lists of variables is its own"
+    lines = _lines(n).view(FRAME)[:, 0]
+    lines['side'] = -1
+    return lines, np.zeros((0, nv), np.int64)
 
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
@@ -138,7 +53,7 @@ class Gather:
         lens = sources.lens if hasattr(sources, 'layout') else [len(s) for s in self.sources]
         self.index, self.shape = Index(lens), tuple(self.sources[0].shape)
         horizon = self.sources[0].horizon
-        self.y_shape = (self.shape[0], horizon) if horizon else None if targets is None else tuple(targets[0].shape[1:])
+        self.y_shape = (getattr(self.sources[0], 'y_vars', self.shape[0]), horizon) if horizon else None if targets is None else tuple(targets[0].shape[1:])
         self.y_dtype = np.dtype('int64' if targets is not None and targets[0].dtype.kind in 'iub' else 'float32')
         self._build()
 
@@ -149,8 +64,12 @@ class Gather:
         self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
         self._views, self._open = [(None, None)]*n, OrderedDict()
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
-        if self.y_shape is None: self._table[:, _Y_KIND] = 1
+        if self.y_shape is None: self._table[:, Y_KIND] = 1
+        self._own = None
+        self._kept, self._patterns, self._frames = {}, {}, _no_frames(0, 0)
         if hasattr(self.sources, 'layout'): return self._fill()
+        if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
+        if any(hasattr(s, 'core') for s in self.sources): self._frames = _no_frames(n, self.shape[0])
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
 
@@ -160,23 +79,39 @@ class Gather:
         x, y = self._maps[0]['x'], self._maps[0]['y'] or self._maps[1]
         for i, at in enumerate((x, y)):
             if at is None: continue
-            kinds = np.array([_KINDS.get(t, 0) if t.isnative else 0 for t in at['dtypes']])
+            kinds = np.array([kind_of(t) for t in at['dtypes']])
             self._table[:, 3*i:3*i+3] = np.column_stack([at['address'], at['strides'][:, 0], kinds[at['code']]])
             self._strides[:, 2*i:2*i+2] = at['strides'][:, 1:]
-        self._table[:, _N] = self.index.lens
-        self._table[:, _BLOCK] = (self._table[:, _X_KIND] == 1) & (self._strides[:, :2] == (4*self.shape[1], 4)).all(1)
+        self._table[:, N] = self.index.lens
+        self._table[:, BLOCK] = (self._table[:, X_KIND] == 1) & (self._strides[:, :2] == (4*self.shape[1], 4)).all(1)
 
     def _register(self, d, x, y):
         "Write the line of dataset `d`; kind 0 where the loop cannot read it"
         if y is None and self.targets is not None: y = self.targets[d]
         self._views[d] = x, y
         line, steps = self._table[d], self._strides[d]
+        if x is None and hasattr(self.sources[d], 'core'): self._register_frame(d)
         for i, v in enumerate((x, y)):
             if v is None: continue
             v = _three_axes(v)
-            kind = _KINDS.get(v.dtype, 0) if v.dtype.isnative else 0
+            kind = kind_of(v.dtype)
             line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
-        if x is not None: line[_N], line[_BLOCK] = len(x), line[_X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
+        if x is not None: line[N], line[BLOCK] = len(x), line[X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
+
+    def _register_frame(self, d):
+        "Write the line of dataset `d`, whose rows are copied into a frame from the array, or from the addresses, that its source gives"
+        src, line, strides = self.sources[d], self._table[d], self._strides[d]
+        x, table = self._kept[d] = src.core()
+        dtype = src.src.dtype
+        kind = kind_of(dtype)
+        if x is not None: at, steps = (x.__array_interface__['data'][0], x.strides[0]), (*x.strides[1:], x.shape[2])
+        elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
+        else: return
+        line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
+        (lines, variables), known = self._frames, self._patterns
+        at = known.setdefault(src.variables.tobytes(), len(known))
+        if at == len(variables): self._frames = lines, np.concatenate([variables, src.variables[None]])
+        for k, v in zip(FRAME.names, (steps[2], SIDES.index(src.side), src.fill, np.nan if src.nan is None else src.nan, src.absent, at)): lines[k][d] = v
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -188,9 +123,10 @@ def __call__(self:Gather,
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
     "Copy the rows with these ids, in the order asked"
     n, y_shape = len(ids), self.y_shape
-    xo, yo = np.empty((n, *self.shape), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
+    steps = self.shape[1] if self._own is None or not n else int(self._own[self.index.locate(ids)[0]].max())
+    xo, yo = np.empty((n, self.shape[0], steps), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
     todo = np.empty(n, np.int64)
-    if HAS_NUMBA: left = _take(ids, *self._where, self._table, self._strides, xo, yo, todo)
+    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, self._frames, xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo)
@@ -203,7 +139,7 @@ def _take_rest(self:Gather, ids, todo, xo, yo):
     for part in np.split(order, np.flatnonzero(np.diff(ds[order])) + 1):
         d, r, k = int(ds[part[0]]), rows[part], todo[part]
         x, y = self._opened(d)
-        xo[k] = x[r] if x is not None else self._read(d, r)
+        xo[k] = (x[r] if x is not None else self._read(d, r))[:, :, :xo.shape[2]]
         if y is not None: yo[k] = _three_axes(y)[r]
         elif self.targets is None and self.y_shape is not None: yo[k] = self.sources[d].read_y(r)
 
@@ -215,7 +151,8 @@ def _opened(self:Gather, d):
         if len(self._open) >= self.max_open:
             if hasattr(src, 'read'): return None, None if self.targets is None else self.targets[d]
             old, _ = self._open.popitem(last=False)
-            self._views[old], self._table[old, _X_KIND] = (None, None), 0
+            self._views[old], self._table[old, X_KIND] = (None, None), 0
+            self._kept.pop(old, None)
         self._register(d, *src.open())
         self._open[d] = True
     return self._views[d]
@@ -226,6 +163,12 @@ def _read(self:Gather, d, rows):
     if x.shape != (len(rows), *self.shape):
         raise ValueError(f'Dataset {d} gave rows of shape {x.shape[1:]} where its first row has shape {self.shape}.')
     return x
+
+# %% ../nbs/05_gather.ipynb #e55fc1c7
+@patch(as_prop=True)
+def own_steps(self:Gather):
+    "Steps of the rows of each dataset where batches have steps of their own, else `None`"
+    return self._own
 
 # %% ../nbs/05_gather.ipynb #8b823fae
 @patch

@@ -121,7 +121,7 @@ def plot_dataset_history(self:Learner,
     ax.plot(x, [np.average(r[ok], weights=rows[ok]) for r in v for ok in [np.isfinite(r)]], color='#333333', lw=1, ls=(0, (5, 3)), label='weighted by rows')
     ax.set(xlabel='epoch', ylabel=h.metrics[k], xlim=(x[0] - .02*len(x), x[-1] + .02*len(x)))
     ax.xaxis.get_major_locator().set_params(integer=True)
-    ax.legend(frameon=False, fontsize=8.5, loc='best')
+    ax.legend(facecolor='white', edgecolor='none', framealpha=.92, fontsize=8.5, loc='best')
     return ax
 
 # %% ../nbs/10e_history.ipynb #c8f2943d

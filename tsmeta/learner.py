@@ -9,6 +9,7 @@ __all__ = ['Deliveries', 'target_cells', 'RowTable', 'group_columns', 'score_by'
 
 # %% ../nbs/10_learner.ipynb #2a52ac98
 import numpy as np, pandas as pd, torch
+import torch.distributed as dist
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from fastcore.basics import patch
@@ -31,9 +32,10 @@ class Deliveries(Callback):
         with_loss:bool=False, # Work out the loss of each row
         with_input:bool=False, # Hand on what the model was given
         enough:int=None, # Numbers to hand on at a time; all at the end if `None`
+        units=None, # Function of input and outputs that puts outputs into the units of the targets
     ):
         self.loader, self.take, self.classes, self.act, self.enough = loader, take, classes, act or (lambda o: o), enough
-        self.with_loss, self.with_input, self.held, self.size = with_loss, with_input, [], 0
+        self.with_loss, self.with_input, self.units, self.held, self.size = with_loss, with_input, units, [], 0
 
     def after_pred(self):
         if not isinstance(self.pred, torch.Tensor):
@@ -44,10 +46,12 @@ class Deliveries(Callback):
 
     def after_batch(self):
         loss = row_losses(self.learn.loss_func, self.pred, self.y) if self.with_loss else None
-        row = [self.act(self.pred), loss, self.x if self.with_input else None]
+        out = self.act(self.pred)
+        rows = self.x[0] if isinstance(self.x, (tuple, list)) else self.x
+        row = [out if self.units is None else self.units(self.learn.xb[0], out), loss, rows if self.with_input else None]
         ids = getattr(self.loader, 'all_ids', self.loader.ids)
         self.held.append((ids, *(None if o is None else self.learn.to_detach(o).float().numpy() for o in row)))
-        self.size += self.pred.numel() + (self.x.numel() if self.with_input else 0)
+        self.size += self.pred.numel() + (rows.numel() if self.with_input else 0)
         if self.enough and self.size >= self.enough: self.flush()
 
     def after_validate(self): self.flush()
@@ -144,15 +148,24 @@ class RowTable:
         if vocab: out |= dict.fromkeys(('target', 'prediction'), list(vocab) if self.schema.kind == 'class' and not self.schema.y_shape else [tuple(vocab)])
         return out
 
+def _units(dl, schema):
+    "A function that takes outputs back through the batch transforms, as `show_results` does, so that they are in the units of the targets"
+    if schema.kind != 'float' or not len(dl.after_batch.fs): return None
+    def back(x, out):
+        plain, n = out.as_subclass(torch.Tensor), len(out)
+        if out.numel() == n*int(np.prod(schema.y_shape)): plain = plain.reshape(n, *schema.y_shape)
+        return dl.after_batch.decode((x, plain))[-1].reshape(out.shape)
+    return back
+
 @patch
 def predict_table(self:Learner,
     ds_idx:int=1, # Which of the learner's loaders: 0 for training, 1 for validation
     dl=None, # A loader instead: its rows in the order of its coming epoch; it is left as it is
     data=None, # New data instead: a `TSMetaDataset`, rows `(rows, vars, len)`, or a pair `(X, y)`
     probs:bool=False, # One more column `p_<label>` per label
-    with_loss:bool=True, # The loss of each row, where there are targets
+    with_loss:bool=True, # The loss of each row, where there are targets; in the units of training, if a transform scales targets
     with_input:bool=False, # A column `input`: what the model was given, one array `(vars, len)` per row
-    save=None, # Write to this `.parquet` or `.csv` file instead, in pieces, however many rows there are
+    save=None, # Write to this `.parquet` or `.csv` file instead, in pieces, however many rows there are; of several processes, the first writes
     **kwargs, # Changes to the loader: `bs`, `num_workers`, …
 ): # DataFrame: dataset, name, row, start, end (of windows), info columns, target, prediction, probability, loss; or the path of the file
     "Predict, and say for each row where it comes from, what it is, and what the model takes it for"
@@ -160,7 +173,8 @@ def predict_table(self:Learner,
     table = RowTable(dl.dataset, _schema(self, dl), self.loss_func, probs)
     if save is None: return _predict(self, dl, table, with_loss, with_input).infer_objects()
     if with_input and str(save).endswith('.csv'): raise ValueError('with_input=True needs a column of arrays, which .csv has not: save as .parquet.')
-    with TableFile(save, table.hints()) as f: _predict(self, dl, table, with_loss, with_input, f.write)
+    with TableFile(save, table.hints()) as f: _predict(self, dl, table, with_loss, with_input, f.write if not dl._gathers() or dist.get_rank() == 0 else lambda piece: None)
+    if dl._gathers(): dist.barrier()
     return f.path
 
 def _predict(learn, dl, table, with_loss, with_input, write=None):
@@ -170,7 +184,7 @@ def _predict(learn, dl, table, with_loss, with_input, write=None):
     if not len(meta): write(table(np.zeros(0, np.int64)))
     else:
         cb = Deliveries(dl, lambda *raw: write(table(*raw)), (len(schema.vocab), table.axis) if schema.kind == 'class' else None,
-                        _activation(learn.loss_func, schema.kind, table.axis), table.labelled and with_loss, with_input, None if write == parts.append else 1 << 20)
+                        _activation(learn.loss_func, schema.kind, table.axis), table.labelled and with_loss, with_input, None if write == parts.append else 1 << 20, _units(dl, schema))
         with meta.set_split_idx(1), learn.validation_context(cbs=[cb]): learn._do_epoch_validate(dl=dl)
     return parts[0] if parts else None
 

@@ -176,6 +176,7 @@ def _made(self:TSMetaDataLoader, order, *which):
         if kept is not None:
             task.ids = task.all_ids = kept
             self._note_bad(bad)
+        b = self.dataset.typed(b[0], b[1] if len(b) > 1 else None) if read.nested else b
         yield task, tuple(o.pin_memory() for o in b) if pin else b
 
 # %% ../nbs/08_load.ipynb #c2a8c128

@@ -14,11 +14,13 @@ from fastai.torch_core import TensorBase, TensorCategory, TensorMultiCategory
 from fastai.data.transforms import CategoryMap
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 from fastcore.basics import listify, patch
+from fastcore.meta import delegates
 
 # %% ../nbs/07_meta.ipynb #189458b1
 from .source import ArraySource, WindowSource
 from .adapt import as_info, to_sources
-from .channels import Mapped, align, one_shape
+from .channels import Mapped, one_shape
+from .policies import Policies, innermost
 from .target import Targets, join_targets, some
 from .index import View, to_ids
 from .gather import Gather
@@ -49,13 +51,14 @@ def series_type():
 # %% ../nbs/07_meta.ipynb #831e485d
 class Schema:
     "What every row of a metadataset looks like: variables, steps, kind and shape of the target, vocabulary"
-    x_tfm = None
+    x_tfm, policies = None, Policies()
     def __init__(self, vars, len, kind, y_shape=(), vocab=None, horizon=0, labels='union', var_names=None):
         self.vars, self.len, self.kind, self.y_shape, self.horizon = vars, len, kind, tuple(y_shape), horizon
         self.vocab, self.labels, self.var_names = vocab, labels, var_names
     def __repr__(self):
         y = {None: 'no target', 'class': f'{len(self.vocab or [])} classes', 'multi': f'{len(self.vocab or [])} labels', 'float': 'numbers'}[self.kind]
-        return f'Schema: {self.vars} variables x {self.len} steps → {y}' + (f' {self.y_shape}' if self.y_shape and self.kind != 'multi' else '')
+        return f'Schema: {self.vars} variables x {self.len} steps → {y}' + (f' {self.y_shape}' if self.y_shape and self.kind != 'multi' else '') \
+            + (f', {self.policies!r}' if self.policies else '')
 
 # %% ../nbs/07_meta.ipynb #d20dc173
 _LOSSES = {'class': CrossEntropyLossFlat, 'multi': BCEWithLogitsLossFlat, 'float': MSELossFlat}
@@ -113,7 +116,8 @@ class RowTfm:
 
 class TSMetaDataset(SchemaFacts):
     "Many datasets that answer as one"
-    n_inp, split_idx = 1, None
+    n_inp, split_idx, _raw, _timed = 1, None, None, None
+    @delegates(Policies.__init__)
     def __init__(self,
         dataset_list, # One dataset, a list, or a dict name → dataset; each an `(X, y)` pair, array, `.npy` path, source, or indexable
         names=None, # One name per dataset; keys of the dict, file names or numbers if `None`
@@ -122,32 +126,35 @@ class TSMetaDataset(SchemaFacts):
         labels:str='union', # How vocabularies join: 'union', 'strict' (must be equal) or 'namespaced' (kept apart as 'dataset/label')
         info=None, # DataFrame (or dict of columns) with one line per dataset: person, site, device, …
         var_names=None, # Names of the variables: a list for all datasets, or a dict or list with one list each; they are lined up by name
+        **kwargs, # What is done where datasets differ
     ):
         sources, names = to_sources(dataset_list, names)
         x_tfm, y_tfm = (*listify(tfms), None, None)[:2]
         kind, known = _y_kind(y_tfm)
         x_tfm = RowTfm(x_tfm) if any(t is not None for t in listify(x_tfm)) else None
-        self._setup(sources, names, info, known if vocab is None else vocab, labels, kind, var_names, x_tfm)
+        self._setup(sources, names, info, var_names, Policies(**kwargs), x_tfm, vocab=known if vocab is None else vocab, labels=labels, kind=kind)
 
-    def _setup(self, sources, names, info=None, vocab=None, labels='union', kind=None, var_names=None, x_tfm=None):
-        "Check that the datasets fit together, join their targets, and build the table the gather works from"
-        sources, var_names = align(sources, names, var_names)
+    def _setup(self, sources, names, info=None, var_names=None, policies=Policies(), x_tfm=None, labels='union', **how):
+        "Make rows of one shape, join the targets, and build the table the gather works from"
+        raw = sources, names, info, var_names
+        sources, names, info, var_names, policies = policies.fit(sources, names, as_info(info, names), var_names, labels)
         if x_tfm: sources = [_mapped(s, x_tfm, names, d) for d, s in enumerate(sources)]
         nv, nl, horizon = one_shape(sources, names)
         lens = [len(s) for s in sources]
         if not sum(lens): raise ValueError(f'None of the {len(names):,} datasets has a row.' + (' Is the window longer than every recording?'
                                            if isinstance(sources[0], WindowSource) else ''))
-        targets = Targets('float', None, None, (nv, horizon)) if horizon else \
-            join_targets([s.y for s in sources], lens, names, vocab, labels, kind)
+        targets = Targets('float', None, None, (getattr(sources[0], 'y_vars', nv), horizon)) if horizon else \
+            join_targets(policies.relabel([s.y for s in sources], names), lens, names, labels=labels, **how)
         same = not x_tfm or nv == sources[0].src.shape[0]
         schema = Schema(nv, nl, targets.kind, targets.shape, targets.vocab, horizon, labels, var_names if same else None)
-        schema.x_tfm = x_tfm
-        self._join(sources, names, as_info(info, names), targets.arrays, schema)
+        schema.x_tfm, schema.policies = x_tfm, policies
+        self._join(sources, names, info, targets.arrays, schema)
+        self._raw = raw if policies else None
 
     def _join(self, sources, names, info, arrays, schema):
         self.datasets, self.names, self.info, self.schema = sources, names, info, schema
         self.gather = Gather(sources, arrays)
-        self.index, self._view, self._last = self.gather.index, None, None
+        self.index, self._view, self._last, self._raw, self._timed = self.gather.index, None, None, None, None
 
     def __len__(self): return len(self.index) if self._view is None else len(self._view)
 
@@ -260,8 +267,8 @@ def summary(self:TSMetaDataset):
     "One line per dataset: rows, and what `info` knows"
     out = pd.DataFrame({'name': self.names, 'rows': self.lens})
     if self._view is not None: out['of'] = self.index.lens
-    out['kind'] = [type(s).__name__.replace('Source', '').lower() for s in self.datasets]
-    out['dtype'] = [str(s.dtype) for s in self.datasets]
+    out['kind'], out['dtype'] = zip(*((type(innermost(s)).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
+    if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
     return out if self.info is None else pd.concat([out, self.info], axis=1)
 
 @patch

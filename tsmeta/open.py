@@ -13,6 +13,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/07g_open.ipynb #c79ab2d9
 from .members import members
+from .policy_file import policies_from_json
 from .watch import WATCH_VARS, write_watch
 from .disk import MANIFEST
 from .remote import cache_folder, open_store
@@ -37,6 +38,7 @@ def of_store(cls:TSMetaDataset,
     "Make a metadataset of a store; nothing is read, and no object is made per dataset"
     s, self = store.schema, cls.__new__(cls)
     schema = Schema(s['vars'], s['len'], s['kind'], s['y_shape'], s['vocab'], s['horizon'], s['labels'], s['var_names'])
+    if 'policies' in s: schema.policies = policies_from_json(s['policies'])
     self._join(store.sources, store.names, store.info, store.targets, schema)
     self.store = store
     return self

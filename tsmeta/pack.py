@@ -20,6 +20,7 @@ from .split import runs
 from .subset import as_splits
 from .disk import FORMAT, MANIFEST, locked, read_yaml, seal, sweep, write_whole
 from .store import Store
+from .policy_file import policies_to_json
 from .parts import as_bytes, label_array, npy_head, plan_parts, write_label, write_named, write_parts
 
 # %% ../nbs/03c_pack.ipynb #1f7b5f13
@@ -52,7 +53,7 @@ def _plain(o):
 
 def _schema(s):
     return dict(vars=s.vars, len=s.len, kind=s.kind, y_shape=list(s.y_shape), vocab=None if s.vocab is None else [_plain(v) for v in s.vocab],
-                horizon=s.horizon, labels=s.labels, var_names=s.var_names)
+                horizon=s.horizon, labels=s.labels, var_names=s.var_names, **({'policies': policies_to_json(s.policies)} if getattr(s, 'policies', None) else {}))
 
 # %% ../nbs/03c_pack.ipynb #64c9b255
 def _meta_text(m, about):
@@ -105,6 +106,8 @@ def _write_splits(root, splits, meta, key, version):
 def _gathered(root, meta, splits, labels, **how):
     "Write parts, labels and info of a metadataset; the manifest that would make them a store"
     if getattr(meta, '_view', None) is not None: raise ValueError('This is a part of a metadataset. Pack the whole, with splits=….')
+    if getattr(meta, 'timed', False):
+        raise ValueError('These recordings have clocks (times=…), which a store does not keep yet. Pack them without times, and the time of each row as one of labels=….')
     parts, table = plan_parts(meta.datasets, how['part_rows'])
     done = write_parts(root, parts, meta.datasets, how.get('first', 0), how['executor'], how['progress'])
     m = dict(format=FORMAT, schema=_schema(meta.schema), parts=[f['file'] for f in done], labels={}, info=None, splits={},

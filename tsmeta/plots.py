@@ -12,7 +12,7 @@ import numpy as np, pandas as pd
 import matplotlib.pyplot as plt
 
 # %% ../nbs/10a_plots.ipynb #3a8793af
-from .source import WindowSource
+from .statistics import is_recording
 from .learner import score_by
 
 # %% ../nbs/10a_plots.ipynb #f78dbe24
@@ -138,7 +138,7 @@ def plot_row(
     "Draw one row; a window in colour within its grey recording"
     ax = _clean(plt.subplots(figsize=(9, 2), layout='constrained')[1] if ax is None else ax)
     src = meta.datasets[r.dataset]
-    if isinstance(src, WindowSource):
+    if is_recording(src):
         x, start, end = src.recording(), int(r.start), int(r.end)
         ax.plot(x.T, color='#c8c8c8', lw=.5, zorder=1)
         ax.axvspan(start, end, color='#F0E442', alpha=.35, lw=0, zorder=0)

@@ -13,7 +13,11 @@ from fastcore.basics import patch
 
 # %% ../nbs/07a_recordings.ipynb #0ca891a1
 from .source import WindowSource
-from .adapt import dataset_names
+from .times import Clock, TimedWindows, Times
+from .adapt import as_info, dataset_names
+from .missing import count_missing
+from .policies import innermost
+from .rates import ResampledRecording, rates_of
 from .meta import TSMetaDataset
 
 # %% ../nbs/07a_recordings.ipynb #3876eeb0
@@ -26,19 +30,44 @@ def from_recordings(cls:TSMetaDataset,
     y=None, # Per recording: one target, or one per step; list or dict
     y_reduce:str='last', # How a target per step becomes one per window: 'first', 'center', 'last', 'mode', 'mean', 'all'
     time_first:bool=False, # Recordings are `(time, vars)`
-    **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names` as for `TSMetaDataset`
+    times=None, # When steps happened: one array of times per recording, or a `Times(…)` that says start, rate and the longest gap
+    **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, `vars`, `resample`, … as for `TSMetaDataset`
 ):
-    "Cut long recordings into windows, by index arithmetic, and join them"
+    "Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate"
     recs = recordings if isinstance(recordings, dict) else list(recordings)
     names = dataset_names(kwargs.pop('names', None), recs, len(recs))
     recs = list(recs.values()) if isinstance(recs, dict) else recs
     if isinstance(y, dict): y = [y[n] for n in names]
     if y is not None and len(y) != len(recs): raise ValueError(f'There are {len(recs):,} recordings but {len(y):,} targets.')
-    sources = []
+    times = times if times is None or isinstance(times, Times) else Times(times)
+    clocks, sources, ys = None if times is None else times.clocks(names), [], [None]*len(recs) if y is None else y
+    cut = dict(window=window, stride=stride, horizon=horizon, y_reduce=y_reduce)
+    rates = _rates(kwargs, names, clocks)
     for d, rec in enumerate(recs):
-        try: sources.append(WindowSource(rec, window, stride, horizon, None if y is None else y[d], y_reduce, time_first))
+        try: sources.append(_recording(rec, ys[d], time_first, clocks and clocks[d], times and times.max_gap, kwargs.get('resample') and (rates[d], kwargs['resample']), cut))
         except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}): {e}') from e
     return cls(sources, names=names, **kwargs)
+
+def _rates(kwargs, names, clocks):
+    "Steps per second of each recording, from `info` or its clock, where they are to be resampled"
+    if not kwargs.get('resample'): return None
+    rates = rates_of(as_info(kwargs.get('info'), names))
+    if rates is None and clocks and all(c.rate for c in clocks): rates = [c.rate for c in clocks]
+    if rates is None or np.isnan(rates).any(): raise ValueError('resample= needs to know at which rate each recording is sampled: info=dict(rate=[…]) or Times(rate=…), in steps per second.')
+    return rates
+
+def _recording(rec, y, time_first, clock, max_gap, rates, cut):
+    "One recording, at another rate if wanted, as windows"
+    if rates and rates[0] != rates[1]:
+        if clock is not None and clock.times is not None: raise ValueError('steps with times of their own may be uneven and are not resampled: state start and rate')
+        rec, time_first = ResampledRecording(rec, *rates, time_first), False
+        y, clock = rec.steps_of(y), clock and Clock(start=clock.start, rate=rates[1])
+    how = dict(**cut, y=y, time_first=time_first)
+    return WindowSource(rec, **how) if clock is None else TimedWindows(rec, clock=clock, max_gap=max_gap, **how)
+
+def _windows(src):
+    "The source of the windows that others change"
+    return _windows(src.src) if hasattr(src, 'src') else src
 
 def _fact(sources, name, of):
     "One number per dataset, as the sources know it together or else one by one"
@@ -47,8 +76,8 @@ def _fact(sources, name, of):
 
 @patch(as_prop=True)
 def stride(self:TSMetaDataset):
-    "Steps from one row of each dataset to its next: 1 where rows are not windows"
-    return _fact(self.datasets, 'stride', lambda s: s.stride)
+    "Steps from one row of each dataset to its next, the least there is where a recording has gaps: 1 where rows are not windows"
+    return _fact(self.datasets, 'stride', lambda s: getattr(_windows(s), 'spacing', s.stride))
 
 @patch(as_prop=True)
 def extent(self:TSMetaDataset):
@@ -61,16 +90,46 @@ def windowed(self:TSMetaDataset):
     return bool(_fact(self.datasets, 'windowed', lambda s: getattr(s, 'windowed', False)).any())
 
 # %% ../nbs/07a_recordings.ipynb #4f6f1e91
+def _parts(ds):
+    "Positions of each dataset in an array of dataset numbers"
+    order = np.argsort(ds, kind='stable')
+    return [(int(ds[p[0]]), p) for p in np.split(order, np.flatnonzero(np.diff(ds[order])) + 1) if len(p)]
+
+@patch(as_prop=True)
+def timed(self:TSMetaDataset):
+    "Is it known when the steps of recordings happened?"
+    if self._timed is None: self._timed = not hasattr(self.datasets, 'layout') and any(hasattr(_windows(s), 'clock') for s in self.datasets)
+    return self._timed
+
+@patch
+def _starts(self:TSMetaDataset, ds, rows):
+    "Step at which windows start"
+    out = rows*self.stride[ds]
+    if not self.timed: return out
+    for d, p in _parts(ds):
+        if hasattr(src := _windows(self.datasets[d]), 'starts'): out[p] = src.starts(rows[p])
+    return out
+
+@patch
+def _at(self:TSMetaDataset, ds, steps):
+    "When steps happened"
+    found = [(p, src.clock.at(steps[p])) for d, p in _parts(ds) if hasattr(src := _windows(self.datasets[d]), 'clock')]
+    dates = found and found[0][1].dtype.kind == 'M'
+    out = np.full(len(ds), 'NaT', 'M8[ns]') if dates else np.full(len(ds), np.nan)
+    for p, t in found: out[p] = t
+    return out
+
 @patch
 def where(self:TSMetaDataset,
     ids, # Global ids
 )->pd.DataFrame: # One line per id
-    "Say where rows come from: dataset, name, row; start and end step of a window (end not included); columns of `info`"
+    "Say where rows come from: dataset, name, row; start and end step of a window (end not included), times of its first and last step; `info`"
     ds, rows = self.index.locate(ids)
     out = pd.DataFrame({'dataset': ds, 'name': np.asarray(self.names, dtype=object)[ds], 'row': rows})
     if self.windowed:
-        out['start'] = rows*self.stride[ds]
+        out['start'] = self._starts(ds, rows)
         out['end'] = out['start'] + (self.extent - self.schema.horizon)[ds]
+    if self.timed: out['start_time'], out['end_time'] = self._at(ds, out['start'].to_numpy()), self._at(ds, out['end'].to_numpy() - 1)
     if self.info is None: return out
     return pd.concat([out, self.info.iloc[ds].reset_index(drop=True).drop(columns=out.columns, errors='ignore')], axis=1)
 
@@ -86,7 +145,13 @@ def targets(self:TSMetaDataset,
     if 4*len(ids) >= len(self.index): return np.concatenate(self.gather.targets)[ids].astype(self.gather.y_dtype, copy=False)
     ds, rows = self.index.locate(ids)
     out = np.zeros((len(ids), *self.schema.y_shape), self.gather.y_dtype)
-    order = np.argsort(ds, kind='stable')
-    for part in np.split(order, np.flatnonzero(np.diff(ds[order])) + 1):
-        if len(part): out[part] = self.gather.targets[ds[part[0]]][rows[part]]
+    for d, part in _parts(ds): out[part] = self.gather.targets[d][rows[part]]
     return out
+
+# %% ../nbs/07a_recordings.ipynb #7f14aba3
+@patch
+def count_missing(self:TSMetaDataset)->pd.DataFrame: # One line per dataset: `rows` with missing values, how many values are `missing`, their `share`
+    "Count the values that are missing (NaN) in each dataset, as they are stored; this reads all rows"
+    sources, names = self._raw[:2] if self._raw else (self.datasets, self.names)
+    found = [dict(rows=0, missing=0, values=0) if s.dtype.kind != 'f' else count_missing(innermost(s)) for s in sources]
+    return pd.DataFrame([dict(name=n, rows=f['rows'], missing=f['missing'], share=f['missing']/max(1, f['values'])) for n, f in zip(names, found)])

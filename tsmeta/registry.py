@@ -86,12 +86,13 @@ class Registry:
         if name in self.mine: return self.mine[name]
         if name not in self.known:
             raise ValueError(f'Unknown {self.what} {name!r}. Register it before loading, with @{self.how}; registered: {", ".join(self.mine) or "none"}.')
-        try: return getattr(importlib.import_module(self.known[name]), name)
+        try: module = importlib.import_module(self.known[name])
         except ModuleNotFoundError as e: raise ModuleNotFoundError(f'The {self.what} {name} needs {e.name}, which is not installed.') from None
+        return self.mine[name] if name in self.mine else getattr(module, name)
 
 def _table(**modules): return {name: module.replace('_', '.') for module, names in modules.items() for name in names.split()}
 
-ARCHS = Registry('architecture', {}, 'register_arch')
+ARCHS = Registry('architecture', dict(small='tsmeta.cli_model', scaled='tsmeta.cli_model'), 'register_arch')
 TRANSFORMS = Registry('transform', _table(tsmeta_scale='StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset',
     tsai_data_preprocessing='TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
     'TSLog TSCyclicalPosition TSLinearPosition TSMissingness TSSelfMissingness TSPositionGaps TSRollingMean TSLogReturn TSAdd TSDropVars'), 'register_transform')
@@ -135,7 +136,7 @@ def make_arch(
     "Build a model by name; it remembers how it was built, so that `export_safe` knows"
     if not isinstance(name, str) or not re.fullmatch(r'[\w.]+', name): raise ValueError(f'{name!r} is no name of an architecture.')
     if bad := _NEVER & set(kwargs): raise ValueError(f'{sorted(bad)[0]} is not an argument of a safe architecture: it would load or do something else than build {name}.')
-    make = ARCHS.mine.get(name) or _tsai_arch(name)
+    make = ARCHS.get(name) if name in ARCHS else _tsai_arch(name)
     if make is None: ARCHS.get(name)
     facts = dict(c_in=c_in, c_out=c_out, seq_len=seq_len, d=d)
     try: model = make(**{k: v for k, v in facts.items() if k != 'd' or v is not None}, **kwargs)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 # %% ../nbs/10f_safe.ipynb #036a6f00
 from .meta import RowTfm, Schema, TSMetaDataset
+from .policy_file import policies_from_json, policies_to_json
 from .load import TSMetaDataLoader
 from .loaders import TSMetaDataLoaders
 from .registry import build_loss, build_tfm, describe_loss, describe_tfm, make_arch, pack, unpack
@@ -70,13 +71,14 @@ def _check_same(learn, spec, weights):
         raise ValueError(f'A {spec["name"]} built as described answers otherwise than this model, with the same weights. Give its arguments: export_safe(folder, arch=…, kwargs=…).')
 
 # %% ../nbs/10f_safe.ipynb #bbe7a2a6
-_FACTS = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=(list, type(None)), horizon=int, labels=str, var_names=(list, type(None)))
+_FACTS = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=(list, type(None)), horizon=int, labels=str, var_names=(list, type(None)), policies=(dict, type(None)))
 
 def _schema(s):
     "A schema in JSON"
     out = {k: getattr(s, k) for k in _FACTS}
     return {**out, 'y_shape': list(s.y_shape), 'vocab': None if s.vocab is None else [pack(v, {}, 'vocab') for v in s.vocab],
-            'var_names': None if s.var_names is None else [str(v) for v in s.var_names]}
+            'var_names': None if s.var_names is None else [str(v) for v in s.var_names],
+            'policies': policies_to_json(s.policies) if s.policies or s.policies.named else None}
 
 def _read_schema(facts):
     "A schema from JSON"
@@ -85,7 +87,9 @@ def _read_schema(facts):
         if not isinstance(facts[k], t): raise ValueError(f'The schema is damaged: {k} is {facts[k]!r}.')
     if facts['kind'] not in (None, 'class', 'multi', 'float') or facts['vars'] < 1 or facts['len'] < 1: raise ValueError(f'The schema is damaged: {str(facts)[:80]}')
     if (facts['kind'] in ('class', 'multi')) != (facts['vocab'] is not None): raise ValueError('The schema is damaged: labels need a vocabulary, and only they have one.')
-    return Schema(**{**facts, 'vocab': None if facts['vocab'] is None else [unpack(v, {}) for v in facts['vocab']]})
+    out = Schema(**{**{k: v for k, v in facts.items() if k != 'policies'}, 'vocab': None if facts['vocab'] is None else [unpack(v, {}) for v in facts['vocab']]})
+    if facts['policies'] is not None: out.policies = policies_from_json(facts['policies'])
+    return out
 
 def _split(dls):
     "What each part of the split holds: rows, ranges of global ids if there are few, hashes"

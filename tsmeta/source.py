@@ -195,7 +195,7 @@ class WindowSource(ArraySource):
     "Rows that are windows of one recording, in memory or in a `.npy` file"
     windowed, keeps_file = True, FileSource.keeps_file
     def __init__(self,
-        recording, # `(vars, time)` or `(time,)`: array, tensor, memmap, or the path of a `.npy` file
+        recording, # `(vars, time)` or `(time,)`: array, tensor, memmap, the path of a `.npy` file, or a function with `shape` and `dtype` that gives one
         window:int, # Steps in a window
         stride:int=None, # Steps from one window to the next; `window` (no overlap) if `None`
         horizon:int=0, # Steps after the window that are its target, when there is no `y`
@@ -206,8 +206,9 @@ class WindowSource(ArraySource):
         stride = window if stride is None else stride
         if window < 1 or stride < 1 or horizon < 0:
             raise ValueError(f'window and stride must be at least 1 and horizon at least 0, got {window}, {stride}, {horizon}.')
-        self.lazy = isinstance(recording, (str, Path))
-        self._rec = NpyFile(recording) if self.lazy else self._two_d(recording, time_first)
+        path = isinstance(recording, (str, Path))
+        self.lazy = path or callable(recording)
+        self._rec = NpyFile(recording) if path else recording if self.lazy else self._two_d(recording, time_first)
         shape = self._rec.shape if not self.lazy else self._two_d(np.broadcast_to(0, self._rec.shape), time_first).shape
         self.window, self.stride, self.horizon, self.time_first = window, stride, horizon if y is None else 0, time_first
         self.time, self.shape, self.dtype = shape[1], (shape[0], window), self._rec.dtype

@@ -99,6 +99,12 @@ def bucket_keys(
     if batching not in columns: raise ValueError(f"batching must be 'per_dataset', a column of info ({', '.join(columns) or 'there are none'}) or one key per dataset, got {batching!r}.")
     return ds.info[batching].astype(str).to_numpy()
 
+def _length_keys(ds):
+    "What `ragged='bucket'` and `'per_dataset'` ask of batches, else `None`"
+    own = getattr(ds.gather, 'own_steps', None)
+    if own is None: return None
+    return 'per_dataset' if ds.schema.policies.ragged.how == 'per_dataset' else own
+
 def has_keys(ds, batching):
     "Can the datasets of this set be put into buckets in that way?"
     if not isinstance(batching, str): return len(batching) == len(ds.lens)
@@ -136,6 +142,7 @@ def plan_for(
 )->Plan:
     "The plan that gives what a loader is asked"
     full = shuffle in (True, False, 'full')
+    if batching is None and full and getattr(mix, 'batching', 'random') == 'random' and not any(v is not None for v in rows.values()): batching = _length_keys(ds)
     _at_odds(full, shuffle, [n for n, k in (('weights', 'weights'), ('stratify', 'groups'), ('partial_n', 'take')) if rows.get(k) is not None], mix, batching)
     if batching is not None and not shuffle: return run_plan(ds, batching, bs)
     by_ds = dict(drop_last=drop_last, names=ds.names)
@@ -217,5 +224,16 @@ class ClassBalance:
         n = self.class_counts
         if n is None: return None
         return self._on_device(n/max(1, len(self.dataset) if self.dataset.schema.kind == 'multi' else n.sum()))
+
+    @property
+    def cws_by_dataset(self):
+        "Weights for the loss within each dataset, `(datasets, c)`: inverse to the frequency of a class among its rows, 1 on average over them; 0 where a class is absent"
+        if not self.dataset.cat: return None
+        ds, y = self.dataset.index.locate(self.dataset.ids())[0], self.dataset.targets()
+        n = np.zeros((len(self.dataset.names), self.dataset.c))
+        if self.dataset.schema.kind == 'multi': np.add.at(n, ds, y)
+        else: np.add.at(n, (np.repeat(ds, y[0].size if len(y) else 1), y.reshape(-1)), 1)
+        with np.errstate(divide='ignore', invalid='ignore'): w = n.sum(1, keepdims=True)/((n > 0).sum(1, keepdims=True)*n)
+        return self._on_device(np.where(n > 0, w, 0))
 
     def _on_device(self, a): return torch.as_tensor(np.asarray(a), dtype=torch.float32, device=self.device)

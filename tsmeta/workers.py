@@ -68,6 +68,8 @@ class Reader:
         self.ds, self.seed, self.on_bad, self.types = ds, seed, on_bad, ds.types
         self.item, self.batch = ((p, [t for t in p.fs if is_random(t)]) if p is not None and len(getattr(p, 'fs', [])) else None for p in (after_item, before_batch))
         self.chance = any(p and p[1] for p in (self.item, self.batch))
+        self.nested = len(self.types) > 2 or not all(issubclass(o, torch.Tensor) for o in self.types)
+        if self.nested and (self.item or self.batch): raise ValueError('Examples made of several rows have no single row for after_item or before_batch to change. Use batch_tfms.')
         self.advice = "Clean these rows, or leave them out with on_bad='skip'."
 
     @property
@@ -95,7 +97,8 @@ class Reader:
         ids, bad = task.ids, None
         if self.on_bad: ids, x, y, bad = self._good(ids)
         else: x, y = self.gather(ids)
-        b = tuple(o if t is None else torch.from_numpy(o).as_subclass(t) for o, t in zip((x, y), self.types))
+        b = tuple(torch.from_numpy(o) for o in (x, y) if o is not None)
+        if not self.nested: b = tuple(o.as_subclass(t) for o, t in zip(b, self.types))
         if len(ids): b = self._rows(b, ids, task)
         return b, None if bad is None else ids, bad
 

@@ -1,4 +1,6 @@
 "Models that know whose row they see: labels of the own dataset, datasets as inputs, in training, export and prediction."
+import json
+
 import fastai.callback.progress  # brings no_bar
 import numpy as np
 import pandas as pd
@@ -12,6 +14,8 @@ from tsmeta.datasets import TSMetaDatasets
 from tsmeta.inputs import DatasetInput, WithDataset
 from tsmeta.meta import TSMetaDataset
 from tsmeta.own_labels import OwnLabels, label_table
+from tsmeta.policies import Policies
+from tsmeta.policy_file import policies_from_json, policies_to_json
 from tsmeta.scale import StandardizeByDataset
 from tsmeta.splitter import EachSplitter
 import tsmeta.all
@@ -140,3 +144,37 @@ def test_groups_and_mistakes():
     with pytest.raises(ValueError, match='knows no datasets yet'): WithDataset(conv(2), 2, DatasetInput())
     with pytest.raises(ValueError, match='1 facts'): WithDataset(conv(2), 2, by_site)(m[[0]][0])
     with pytest.raises(ValueError, match='unknown=1'): DatasetInput(unknown=1)
+
+
+# --- other names for labels
+
+def test_labels_by_other_names(tmp_path):
+    a, b = problem(['walk', 'rest']), problem(['gait', 'rest'], seed=1)
+    for m in (TSMetaDataset(dict(a=a, b=b), label_map={'walk': 'gait'}), TSMetaDataset(dict(a=a, b=b), label_map=dict(a={'walk': 'gait'}))):
+        assert list(m.vocab) == ['gait', 'rest'] and "label_map" in repr(m.schema.policies)
+        assert [m.vocab[k] for k in m.targets()] == ['gait' if v == 'walk' else v for v in a[1] + b[1]]
+    assert list(TSMetaDataset(dict(a=a, b=b), label_map=dict(b={'gait': 'walk'})).vocab) == ['rest', 'walk']
+    assert list(TSMetaDataset(dict(a=a, b=b), labels='namespaced', label_map={'walk': 'gait'}).vocab) == ['a/gait', 'a/rest', 'b/gait', 'b/rest']
+    with pytest.raises(ValueError, match="dataset 'c', which is not there"): TSMetaDataset(dict(a=a, b=b), label_map=dict(c={'walk': 'gait'}))
+    with pytest.raises(TypeError, match="'b' \\(1\\): a label map was given, but the targets are float"):
+        TSMetaDataset(dict(a=a, b=(b[0], np.zeros(60))), label_map={'walk': 'gait'})
+
+
+@pytest.mark.parametrize('y', [['walk', 'rest', 'walk'], np.array(['walk', 'rest', 'walk']), pd.Series(['walk', 'rest', 'walk']), [['walk'], ['rest', 'walk'], []], np.array([[1, 2], [1, 1], [2, 2]])])
+def test_every_kind_of_label_is_renamed(y):
+    names = {'walk': 'gait', 1: 7}
+    m = TSMetaDataset([(np.zeros((3, 1, 5)), y)], label_map=names)
+    flat = lambda o: [w for v in o for w in flat(v)] if isinstance(o, (list, np.ndarray)) else [o]
+    assert set(m.vocab) == {names.get(v, v) for v in flat(list(y))}
+
+
+def test_new_data_goes_by_the_same_names(tmp_path):
+    m = TSMetaDataset(dict(a=problem(['walk', 'rest'])), label_map={'walk': 'gait'})
+    learn = fit(Learner(split(m).dataloaders(bs=16, seed=0, device='cpu'), net(2), path=tmp_path), 1)
+    learn.export(tmp_path/'m.pkl')
+    dl = load_learner(tmp_path/'m.pkl').dls.test_dl((problem(['walk', 'rest'])[0], ['walk']*30 + ['gait']*30), with_labels=True)
+    assert set(dl.dataset.targets()) == {0} and dl.vocab[0] == 'gait'
+    walks = TSMetaDataset.from_recordings([np.zeros((1, 50))]*2, window=10, y=['walk', 'rest'], label_map={'walk': 'gait'})
+    assert list(walks.vocab) == ['gait', 'rest']
+    for names in ({'walk': 'gait'}, {1: 2}, dict(a={'walk': 'gait'}, b={3: 4})):
+        assert policies_from_json(json.loads(json.dumps(policies_to_json(Policies(label_map=names))))).label_map == names
