@@ -13,7 +13,8 @@ from tsmeta.datasets import TSMetaDatasets
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.loaders import TSMetaDataLoaders
 from tsmeta.meta import TSMetaDataset
-from tsmeta.stream import Stream
+from tsmeta.mix import Mix
+from tsmeta.stream import Stream, check_resume
 from tsmeta.streams import TSStreamLoader
 
 WORKERS = [(0, 'thread'), (2, 'thread'), (2, 'process')]
@@ -158,3 +159,35 @@ def test_a_stream_that_loses_its_ids_is_refused(mds, fn):
 
 def test_a_stream_of_other_things_needs_its_metadataset(mds):
     with pytest.raises(TypeError, match='dataset='): TSStreamLoader(Stream.of([dict(x=np.zeros((2, 1, 4)), sample_uid=np.arange(2))]))
+
+
+@pytest.mark.parametrize('how', [dict(), dict(shuffle=True), dict(shuffle=True, drop_last=True), dict(shuffle=True, mix='equal', drop_last=True),
+                                 dict(shuffle=True, drop_last=True, mix=Mix('equal', batching='per_dataset'))], ids=str)
+@pytest.mark.parametrize('world', [2, 3])
+def test_streams_of_several_processes_take_slices_of_the_same_batches(mds, how, world):
+    for r in range(world):
+        place = dict(bs=12, seed=5, rank=r, world_size=world, **how)
+        loader, make = TSMetaDataLoader(mds.train, **place), lambda: mds.train.stream(**place).map(halved, fan_out=1)
+        stream = make()
+        assert len(stream) == len(loader)
+        for _ in range(2): assert uids(stream) == [loader.ids.tolist() for _ in loader]
+        check_resume(make)
+
+
+def test_streams_of_several_processes_need_a_seed_and_equal_items(mds):
+    with pytest.raises(ValueError, match='give a seed'): mds.train.stream(shuffle=True, seed=None, rank=0, world_size=2)
+    with pytest.raises(ValueError, match='Give drop_last=True'): mds.train.stream(bs=8, shuffle=True, mix=Mix('equal', batching='per_dataset'), rank=0, world_size=2)
+
+
+def test_loaders_of_streams_are_left_alone_by_distributed_training(mds, monkeypatch):
+    distributed = pytest.importorskip('fastai.distributed')
+    monkeypatch.setenv('RANK', '1')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    dl = TSStreamLoader(mds.train.stream(bs=8, shuffle=True, seed=1, drop_last=True), device='cpu')
+    with pytest.raises(ValueError, match='validate with a TSMetaDataLoader'): TSStreamLoader(mds.train.stream(bs=8), device='cpu')
+    assert isinstance(dl, distributed.DistributedDL) and isinstance(dl, TSStreamLoader) and {len(x) for x, y in dl} == {4}
+    monkeypatch.delenv('RANK')
+    monkeypatch.delenv('WORLD_SIZE')
+    want = TSMetaDataLoader(mds.train, bs=8, shuffle=True, seed=1, drop_last=True, rank=1, world_size=2)
+    dl.set_epoch(0)
+    assert [dl.ids.tolist() for _ in dl] == [want.ids.tolist() for _ in want]

@@ -9,9 +9,9 @@ __all__ = ['TSStreamLoader']
 
 # %% ../nbs/08d_streams.ipynb #089a9c36
 from collections.abc import Mapping
-import numpy as np
+import numpy as np, torch
 from fastai.data.core import TfmdDL
-from fastai.torch_core import default_device, to_device
+from fastai.torch_core import apply, default_device, to_detach, to_device
 from fastcore.basics import patch
 
 # %% ../nbs/08d_streams.ipynb #20e3f052
@@ -20,7 +20,7 @@ from .feed import PlanFeed
 from .stream import Stream
 from .meta import TSMetaDataset
 from .rng import is_random, keyed
-from .ranks import row_prints, short_hash
+from .ranks import gather_rows, grouped, process_rank, ranked, row_prints, short_hash
 from .load import TSMetaDataLoader
 from .loaders import TSMetaDataLoaders
 
@@ -32,6 +32,24 @@ class _Fetch:
         x, y = self.ds.gather(ids)
         return dict(x=x) if y is None else dict(x=x, y=y)
 
+class _Slices:
+    "The deliveries of a plan to one process, as a plan"
+    def __init__(self, plan, deal):
+        self.plan, self.deal, self.seed, self.bs = plan, deal, plan.seed, plan.bs//deal.world_size
+        self.n_rows, self.mix = deal.own(plan.sizes()), getattr(plan, 'mix', None)
+        if len(self) > len(plan) and plan.uneven:
+            raise ValueError(f'{plan}: batches that cannot be dealt out evenly to {deal.world_size} processes would become two items. Give drop_last=True, or stream in one process.')
+    def __len__(self): return self.deal.deliveries(self.plan.sizes())
+    @property
+    def shares_rows(self): return any(self.deal._even(n)[1] for n in self.plan.sizes())
+    @property
+    def fingerprint(self): return self.plan.fingerprint
+    def many(self, epoch, i, j):
+        "Deliveries `i … j-1`; only the last batch can become two"
+        n = len(self.plan)
+        mine = [own for rows in self.plan.many(epoch, min(i, n-1), min(j, n)) for own, _, _ in self.deal(rows)]
+        return mine[i - min(i, n-1):][:j-i]
+
 @patch
 def stream(self:TSMetaDataset,
     bs:int=64, # Rows per batch
@@ -39,15 +57,19 @@ def stream(self:TSMetaDataset,
     seed:int=0, # Decides the order
     drop_last:bool=False, # Leave out an incomplete last batch
     mix=None, # How much of each dataset an epoch holds, as for loaders
+    rank:int=None, world_size:int=None, # Which of how many processes this is; found out if `None`
 )->Stream: # Batches: dicts of `x`, `y` (numpy) and `sample_uid`, the global ids
     "Stream the batches a loader with the same arguments delivers, for work to be added"
-    plan = TSMetaDataLoader(self, bs, shuffle, drop_last, seed=seed, mix=mix).plan
+    dl = TSMetaDataLoader(self, bs, shuffle, drop_last, seed=seed, mix=mix, rank=rank, world_size=world_size, device='cpu')
+    plan = dl.plan if dl.deal.world_size == 1 else _Slices(dl.plan, dl.deal)
     view = View(slice(None), len(self.index)) if self._view is None else self._view
-    return Stream.of(PlanFeed(plan, _Fetch(self), view, self.index, self.names))
+    return Stream.of(PlanFeed(plan, _Fetch(self), view, self.index, self.names, dl.deal.rank))
 
 # %% ../nbs/08d_streams.ipynb #92470db6
 class TSStreamLoader(TfmdDL):
     "Batches of a stream over a metadataset, typed and with the ids of their rows"
+    def __new__(cls, *args, **kwargs): return super().__new__(ranked(cls) if process_rank()[1] > 1 else cls)
+
     def __init__(self,
         stream:Stream, # Dict batches with `x`, perhaps `y`, and `sample_uid`; each item in gives one item out (`fan_out=1`)
         dataset=None, # The metadataset part the ids belong to; taken from the stream's source if `None`
@@ -57,6 +79,8 @@ class TSStreamLoader(TfmdDL):
         fetch = getattr(stream.feed, 'fetch', None)
         dataset = getattr(fetch, 'ds', None) if dataset is None else dataset
         if not isinstance(dataset, TSMetaDataset): raise TypeError('Say which metadataset the ids of this stream belong to: dataset=mds.train.')
+        if isinstance(plan := getattr(stream.feed, 'plan', None), _Slices) and plan.shares_rows:
+            raise ValueError('Rows that cannot be dealt out evenly to processes would count once for each of them. Stream with drop_last=True; validate with a TSMetaDataLoader.')
         self.stream, self._ids, self._n = stream, None, len(stream)
         first = self._peek(lambda: next(iter(stream), {}))
         has = sorted(first) if isinstance(first, Mapping) else type(first).__name__
@@ -64,10 +88,14 @@ class TSStreamLoader(TfmdDL):
             raise ValueError(f'Batches for training need x and sample_uid; those of {stream} have {has or "nothing"}. Functions of .map must pass both on.')
         self._x_shape = first['x'].shape[1:]
         tfms = None if batch_tfms is None else list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
-        super().__init__(dataset, bs=getattr(stream.feed, 'bs', None) or 1, num_workers=0, after_batch=tfms,
-                         device=default_device() if device is None else device)
+        TfmdDL.__init__(self, dataset, bs=getattr(stream.feed, 'bs', None) or 1, num_workers=0, after_batch=tfms,
+                        device=default_device() if device is None else device)
 
     def __len__(self): return self._n
+    def to_detach(self, b, cpu=True, gather=True):
+        "Detach what was found about the last batch: of all processes, slice after slice"
+        b = to_detach(b, cpu=cpu, gather=False)
+        return apply(lambda o: gather_rows(o) if isinstance(o, torch.Tensor) else o, b) if gather and grouped() else b
     @property
     def vars(self): return self._x_shape[-2]
     @property
