@@ -22,7 +22,8 @@ from .ranks import Sharded, process_rank, ranked
 from .rng import is_random, keyed
 from .show import ShowRows
 from .weights import SAMPLING, ClassBalance, Planned
-from .workers import BadRows, Reader, ReadsAhead, Task
+from .readers import BadRows, Reader, Task
+from .workers import ReadsAhead
 
 # %% ../nbs/08_load.ipynb #943a9462
 _PIPES = 'after_item', 'before_batch', 'after_batch'
