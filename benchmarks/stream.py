@@ -48,7 +48,7 @@ def as_tensors(item):
 
 def grain_prefetch(fn, n, consumer=0.):
     import grain
-    ds = grain.MapDataset.source(Work(fn, n)).to_iter_dataset().mp_prefetch(grain.MultiprocessingOptions(num_workers=WORKERS))
+    ds = grain.MapDataset.source(Work(fn, n)).to_iter_dataset().mp_prefetch(grain.MultiprocessingOptions(num_workers=WORKERS, per_worker_buffer_size=2))
     return clock(ds, consumer)
 
 def plain(fn, n):

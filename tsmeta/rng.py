@@ -9,20 +9,21 @@ __all__ = ['keyed', 'is_random']
 
 # %% ../nbs/07d_rng.ipynb #854e6964
 import random
+from functools import cache, lru_cache
 import numpy as np, torch
 
 # %% ../nbs/07d_rng.ipynb #5c310a4f
-from .plan import hash64
+from .plan import hash64, mix64
 
 # %% ../nbs/07d_rng.ipynb #e9364465
-_bits = np.random.MT19937(0)
+_bits, _begin = np.random.MT19937(0), lru_cache(64)(lambda parts: hash64(*parts))
 _numpy = np.random.RandomState(_bits)
 
 class keyed:
     "Run a block with the global generators of Python, numpy and torch in a state decided by `parts`, and put them back"
     def __init__(self,
         *parts:int, # Seed, epoch, batch, rank, …
-    ): self.key = hash64(*parts)
+    ): self.key = mix64(_begin(parts[:-1]) ^ mix64(int(parts[-1]) + _begin(())))
 
     def __enter__(self):
         self.before = torch.default_generator.get_state(), random.getstate(), np.random.get_bit_generator()
@@ -41,8 +42,13 @@ def is_random(
     tfm, # A transform of a pipeline
 )->bool:
     "Might this transform draw random numbers?"
-    names = [c.__name__ for c in type(tfm).__mro__]
-    if 'RandTransform' in names or getattr(tfm, 'may_be_random', False): return True
-    module = type(tfm).__module__.split('.')[0]
-    return module not in ('fastai', 'tsai', 'tsmeta') and names[0] != 'Transform' or 'Rand' in names[0] or \
-        names[0] == 'Transform' and bool(getattr(tfm, 'encodes', None))
+    kind = _kind_is_random(type(tfm))
+    return bool(getattr(tfm, 'encodes', None)) if kind is None else kind or getattr(tfm, 'may_be_random', False)
+
+@cache
+def _kind_is_random(cls):
+    "Do transforms of this class draw random numbers? `None` if that depends on what one is made of"
+    names, module = [c.__name__ for c in cls.__mro__], cls.__module__.split('.')[0]
+    if 'RandTransform' in names or 'Rand' in names[0]: return True
+    if names[0] == 'Transform': return None
+    return module not in ('fastai', 'tsai', 'tsmeta')
