@@ -340,7 +340,7 @@ def test_checkpoints_load_without_trust_and_are_small(tmp_path):
 
 
 def test_killed_at_random_moments(tmp_path):
-    kills = int(os.environ.get('TSMETA_KILLS', 6))
+    kills = int(os.environ.get('TSMETA_KILLS', 20))
     done = subprocess.run([sys.executable, '-W', 'ignore', HERE/'killed.py', tmp_path, str(kills)], capture_output=True, text=True, timeout=280, cwd=HERE,
                           env={**os.environ, 'PYTHONPATH': f'{HERE.parent}:{HERE}', 'OMP_NUM_THREADS': '1'})
     assert done.returncode == 0, done.stderr
