@@ -18,6 +18,7 @@ from tsmeta.scale import MinMaxScaleByDataset, RobustScaleByDataset, Standardize
 from tsmeta.splitter import EachSplitter
 from tsmeta.statistics import _add, _add_numpy, moments, quartiles
 from tsmeta.streams import TSStreamLoader
+from tsmeta.times import Times
 import tsmeta.open, tsmeta.recordings
 
 
@@ -225,3 +226,14 @@ def test_an_export_of_ten_thousand_datasets_is_small():
     tfm = StandardizeByDataset().fit(TSMetaDataset([X[i:i+2] for i in range(0, 20_000, 2)]))
     tfm(TSMetaDataset({'new': X[:3]})[[0]])
     assert len(pickle.dumps(tfm)) < 500_000 and len(tfm._at) == 10_001 and len(pickle.loads(pickle.dumps(tfm))._at) == 10_000
+
+
+@pytest.mark.parametrize('how', [dict(times=Times([np.r_[:25, 100:135], np.arange(60)], max_gap=1)), dict(tfms=[lambda x: x[:, ::2], None]), dict(missing='mean'),
+                                 dict(vars='union', var_names=dict(a=['u', 'v'], b=['v', 'w'])), dict(resample=10., info=dict(rate=[10., 20.]))])
+def test_recordings_with_gaps_policies_and_transforms(how):
+    rng = np.random.default_rng(0)
+    recs = {n: rng.normal(k, 1, (2, 60)) for k, n in enumerate('ab')}
+    meta = TSMetaDataset.from_recordings(recs, window=10, **how)
+    rows = [meta.gather(np.arange(a, b))[0].astype(float) for a, b in zip(meta.index.starts, meta.index.starts[1:])]
+    np.testing.assert_allclose(moments(meta).mean, [x.mean((0, 2)) for x in rows], atol=1e-5)
+    for x, *y in meta.dataloaders(bs=4, batch_tfms=StandardizeByDataset(), device='cpu').train: assert torch.isfinite(x).all()

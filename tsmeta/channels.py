@@ -19,6 +19,7 @@ from .target import some
 class Mapped:
     "The rows of another source, each put through a function when it is read"
     lazy = False
+    has_recording = False
     def __init__(self,
         src, # A source
         func, # Function of one row `(vars, len)` that returns such a row, of one shape for all rows
@@ -141,6 +142,8 @@ class Framed(Mapped):
     def read_y(self, rows):
         "The steps that follow the rows asked for, with the variables of the frame"
         return super().read_y(rows)[:, self.variables[self.variables >= 0]]
+    @property
+    def has_recording(self): return self.shape[1] == self.src.shape[1] and self.src.has_recording
     def recording(self):
         "The whole recording with the variables of the frame"
         if self.shape[1] != self.src.shape[1]: return super().recording()

@@ -29,7 +29,7 @@ def as_rows(
 # %% ../nbs/00_source.ipynb #5df59aa5
 class ArraySource:
     "Rows that are in memory (or memory-mapped by the caller) as one array"
-    lazy, windowed, stride, window, horizon = False, False, 1, 1, 0
+    lazy, windowed, has_recording, stride, window, horizon = False, False, False, 1, 1, 0
     def __init__(self,
         X, # `(rows, vars, len)` or `(rows, len)`: numpy array or memmap, torch tensor, DataFrame
         y=None, # One target per row, or `None`
@@ -193,7 +193,7 @@ def _reduce_steps(y, window, stride, n, how):
 # %% ../nbs/00_source.ipynb #3d902d5b
 class WindowSource(ArraySource):
     "Rows that are windows of one recording, in memory or in a `.npy` file"
-    windowed, keeps_file = True, FileSource.keeps_file
+    windowed, has_recording, keeps_file = True, True, FileSource.keeps_file
     def __init__(self,
         recording, # `(vars, time)` or `(time,)`: array, tensor, memmap, the path of a `.npy` file, or a function with `shape` and `dtype` that gives one
         window:int, # Steps in a window

@@ -18,7 +18,7 @@ from .split import covered, merge, pieces
 # %% ../nbs/05a_statistics.ipynb #1aab7f36
 def is_recording(s):
     "Are the rows of a source windows of a recording that it can show?"
-    return bool(getattr(s, 'windowed', False)) and hasattr(s, 'recording')
+    return getattr(s, 'has_recording', False)
 
 def stretches(
     meta, # A metadataset or a part of one

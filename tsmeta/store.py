@@ -29,6 +29,7 @@ class StoreSource(ArraySource):
         self._part, self._start, self._n = int(t['part'][d]), int(t['start'][d]), int(t['rows'][d])
         self.file, self.shape = store.files[self._part], store.row_shape
         self.dtype, self.windowed = self.file.dtype, len(self.file.shape) == 2
+        self.has_recording = self.windowed
         self.window, self.stride, self.horizon = (self.shape[1], int(t['stride'][d]), store.horizon) if self.windowed else (1, 1, 0)
 
     def __len__(self): return self._n

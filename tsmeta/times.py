@@ -109,6 +109,8 @@ class TimedWindows(WindowSource):
     def recording_steps(self):
         "All steps, gaps or not: `(vars, time)`"
         return super().recording()
+    @property
+    def has_recording(self): return len(self.begin) == 1
     def recording(self):
         "The whole recording, if it has no gap"
         if len(self.begin) > 1:
