@@ -26,12 +26,14 @@ class Stream:
         feed, # what `to_feed` makes
         verbs=(), # the steps
         seed:int=None, # same seed, same stream (default: the feed's, else drawn once from numpy's global generator)
-        missing=()): # uids that `subsample_uids` asked for and the source does not have
+        missing=(), # uids that `subsample_uids` asked for and the source does not have
+        lender=None): # another stream with these verbs, whose workers are used
         seed = getattr(feed, 'seed', None) if seed is None else seed
         self.seed = int(np.random.randint(2**31)) if seed is None else seed
         if self.seed < 0: raise ValueError(f'`seed={seed}`: give a whole number, 0 or more')
         self.feed, self.verbs, self.missing_uids = feed, tuple(verbs), list(missing)
-        self._backstage, self._run, self._next, self._place = Backstage(), None, (0, 0, None), (0, 0, None)
+        self._lender, self._run, self._next, self._place = lender, None, (0, 0, None), (0, 0, None)
+        self._backstage = Backstage(lender and lender._backstage)
         weakref.finalize(self, self._backstage.close, .05)
 
     @classmethod
@@ -86,6 +88,7 @@ class Stream:
     def __len__(self):
         n = chain_extent(self.feed, self.verbs).items
         if n is None: raise TypeError(f'the length of {self} is not known: a mapped function may give any number of items (say `fan_out=1` if it gives one)')
+        if n and not all(v.sure for v in self.verbs): raise TypeError(f"the length of {self} is not known: `on_error='skip'` leaves out items whose function fails")
         return n
     def __repr__(self):
         what = self.feed.describe() if hasattr(self.feed, 'describe') else type(self.feed).__name__
@@ -250,6 +253,13 @@ def _found(feed, uids, name, sampler):
                 values.append(v)
     positions, missing = find_values(values, uids)
     return ItemFeed([rows[i] for i in positions], sampler=sampler), len(positions), missing
+
+@patch
+def work_on(self:Stream, x)->Stream: # anything that `Stream.of` takes, or a feed
+    "The same work over all rows of another source, in its order"
+    self._open()
+    verbs, feed = _all_rows(self.verbs), Stream.of(x, seed=self.seed).feed
+    return Stream(feed, verbs, self.seed, lender=self if verbs == [*self.verbs] else None)
 
 @patch
 def subsample_uids(self:Stream, uids, # uids, or for a metadataset also (dataset, row) pairs
