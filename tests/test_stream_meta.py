@@ -3,6 +3,7 @@ import json
 
 import fastai.callback.progress  # brings no_bar
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.vision.augment import RandTransform
@@ -23,7 +24,8 @@ WORKERS = [(0, 'thread'), (2, 'thread'), (2, 'process')]
 @pytest.fixture(scope='module')
 def mds():
     rng = np.random.default_rng(0)
-    meta = TSMetaDataset({f'p{d}': (rng.normal(size=(n, 2, 16)).astype(np.float32), rng.choice(['a', 'b', 'c'], n)) for d, n in enumerate([9, 30, 1, 21])})
+    meta = TSMetaDataset({f'p{d}': (rng.normal(size=(n, 2, 16)).astype(np.float32), rng.choice(['a', 'b', 'c'], n)) for d, n in enumerate([9, 30, 1, 21])},
+                         info=pd.DataFrame(dict(site=list('uvuv'))))
     return TSMetaDatasets(meta, dict(train=rng.permutation(61)[:45], valid=range(3, 15)), leak='allow')
 
 
@@ -162,7 +164,8 @@ def test_a_stream_of_other_things_needs_its_metadataset(mds):
 
 
 @pytest.mark.parametrize('how', [dict(), dict(shuffle=True), dict(shuffle=True, drop_last=True), dict(shuffle=True, mix='equal', drop_last=True),
-                                 dict(shuffle=True, drop_last=True, mix=Mix('equal', batching='per_dataset'))], ids=str)
+                                 dict(shuffle=True, drop_last=True, mix=Mix('equal', batching='per_dataset')), dict(shuffle=True, mix=Mix('equal', batching='per_dataset')),
+                                 dict(batching='per_dataset'), dict(shuffle=True, batching='site'), dict(shuffle=True, stratify=True), dict(shuffle=True, partial_n=.6)], ids=str)
 @pytest.mark.parametrize('world', [2, 3])
 def test_streams_of_several_processes_take_slices_of_the_same_batches(mds, how, world):
     for r in range(world):
@@ -174,9 +177,8 @@ def test_streams_of_several_processes_take_slices_of_the_same_batches(mds, how, 
         check_resume(make)
 
 
-def test_streams_of_several_processes_need_a_seed_and_equal_items(mds):
+def test_streams_of_several_processes_need_a_seed(mds):
     with pytest.raises(ValueError, match='give a seed'): mds.train.stream(shuffle=True, seed=None, rank=0, world_size=2)
-    with pytest.raises(ValueError, match='Give drop_last=True'): mds.train.stream(bs=8, shuffle=True, mix=Mix('equal', batching='per_dataset'), rank=0, world_size=2)
 
 
 def test_loaders_of_streams_are_left_alone_by_distributed_training(mds, monkeypatch):
@@ -184,7 +186,6 @@ def test_loaders_of_streams_are_left_alone_by_distributed_training(mds, monkeypa
     monkeypatch.setenv('RANK', '1')
     monkeypatch.setenv('WORLD_SIZE', '2')
     dl = TSStreamLoader(mds.train.stream(bs=8, shuffle=True, seed=1, drop_last=True), device='cpu')
-    with pytest.raises(ValueError, match='validate with a TSMetaDataLoader'): TSStreamLoader(mds.train.stream(bs=8), device='cpu')
     assert isinstance(dl, distributed.DistributedDL) and isinstance(dl, TSStreamLoader) and {len(x) for x, y in dl} == {4}
     monkeypatch.delenv('RANK')
     monkeypatch.delenv('WORLD_SIZE')

@@ -33,7 +33,7 @@ class Stream:
         if self.seed < 0: raise ValueError(f'`seed={seed}`: give a whole number, 0 or more')
         self.feed, self.verbs, self.missing_uids = feed, tuple(verbs), list(missing)
         self._lender, self._run, self._next, self._place = lender, None, (0, 0, None), (0, 0, None)
-        self._backstage = Backstage(lender and lender._backstage)
+        self._backstage = Backstage(None if lender is None else lender._backstage)
         weakref.finalize(self, self._backstage.close, .05)
 
     @classmethod
