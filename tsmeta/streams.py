@@ -46,7 +46,7 @@ class LoaderFeed(PlanFeed):
         super().__init__(plan, _Fetch(ds), View(slice(None), len(ds.index)) if ds._view is None else ds._view, ds.index, ds.names, self.deal.rank)
         self.rows, self._print, self._cuts = self.deal.own(plan.sizes()), None, (None,)*3
         self.rests = any(self.deal._even(n)[1] for n in plan.sizes())
-        self.bs = None if plan.uneven or len(self) > len(plan) else plan.bs//self.deal.world_size
+        self.bs = None if plan.uneven or self.rests else plan.bs//self.deal.world_size
     def __reduce__(self): return LoaderFeed, (self.dl,)
     def __len__(self): return self.deal.deliveries(self.plan.sizes())
 
