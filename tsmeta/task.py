@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
+from numbers import Integral
 import numpy as np
 from .columns import is_column
 
@@ -35,13 +36,14 @@ class MapOptions:
     def __post_init__(self):
         def check(ok, name, want):
             if not ok: raise ValueError(f'`{name}={getattr(self, name)!r}`: give {want}')
-        check(isinstance(self.num_workers, int) and self.num_workers >= 0, 'num_workers', 'a number of workers, 0 or more')
+        check(isinstance(self.num_workers, Integral) and self.num_workers >= 0, 'num_workers', 'a number of workers, 0 or more')
         check(self.worker in ('process', 'thread'), 'worker', "'process' or 'thread'")
         check(self.on_error in ('raise', 'skip'), 'on_error', "'raise' or 'skip'")
         check(self.prefetch is None or self.max_in_flight is None, 'prefetch', 'either `prefetch` (items per worker) or `max_in_flight` (items in all)')
         for name in ('max_in_flight', 'prefetch', 'timeout', 'report_after', 'fan_out'):
             v = getattr(self, name)
-            check(v is None or v > 0, name, 'a number above 0, or None')
+            whole = name in ('timeout', 'report_after') or isinstance(v, Integral)
+            check(v is None or whole and v > 0, name, 'a number above 0, or None')
         check(self.start_method in (None, *multiprocessing.get_all_start_methods()), 'start_method', f'one of {multiprocessing.get_all_start_methods()}')
 
     @property

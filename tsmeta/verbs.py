@@ -13,6 +13,7 @@ import os, threading, weakref
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from .columns import n_rows, take_rows, join_rows, one_row, is_example
 from .task import ItemKeys, keyed_rng
 from .pool import ProcessPool, ThreadPool
@@ -118,8 +119,8 @@ class Batch(Verb):
 
 def positive(n, what='n'):
     "Check a count given by the user"
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1: raise ValueError(f'`{what}={n!r}`: give a whole number above 0')
-    return n
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1: raise ValueError(f'`{what}={n!r}`: give a whole number above 0')
+    return int(n)
 
 class Rebatch(Batch):
     "Cut and join batches into batches of exactly `n` rows"
