@@ -8,8 +8,9 @@ Docs: https://tsmeta.github.io/tsmeta/background.html.md"""
 __all__ = ['log', 'Map', 'Reservoir', 'Filler']
 
 # %% ../nbs/06f_background.ipynb #a46044a8
-import logging, threading
+import copy, logging, threading
 from collections import deque
+from dataclasses import replace
 from time import perf_counter
 from .columns import copied
 from .feed import Sampler
@@ -76,6 +77,10 @@ class Map(Verb):
         log.warning(f'{text}: items {", ".join(str(i) for i, _ in errors[:10])}{" …" * (len(errors) > 10)}; the first with {errors[0][1]!r}')
 
     def extent(self, e): return Extent(e.items and self.options.fan_out and e.items * self.options.fan_out)
+    def here(self):
+        new = copy.copy(self)
+        new.options = replace(self.options, num_workers=0)
+        return new
     def describe(self): return f'map({self.task.name})'
 
 # %% ../nbs/06f_background.ipynb #03de1624

@@ -96,6 +96,7 @@ class Verb:
     keeps_rows = False # the same rows in the same order, if functions keep them
     one_to_one = False # and one item for each
     def extent(self, e): return e
+    def here(self): return self # the same verb without workers
     def describe(self): return type(self).__name__.lower()
 
 class Batch(Verb):
