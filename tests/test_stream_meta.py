@@ -281,3 +281,13 @@ def test_streams_of_other_sources_are_refused_in_several_processes(mds, monkeypa
     monkeypatch.setenv('RANK', '0')
     monkeypatch.setenv('WORLD_SIZE', '2')
     with pytest.raises(ValueError, match='does not know of 2 processes'): TSStreamLoader(Stream.of([dict(x=np.zeros((2, 1, 4)), sample_uid=np.arange(2))], seed=0), dataset=mds.train)
+
+
+def test_callbacks_that_change_the_mix_need_other_loaders(mds):
+    from tsmeta.metrics import DatasetMetrics
+    from tsmeta.mixture import TrackDatasets
+    learn = mapped(mds)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=DatasetMetrics())
+        with pytest.raises(TypeError, match='TrackDatasets needs loaders'): learn.fit(1, cbs=TrackDatasets())
+    assert learn.dataset_metrics.query("by == 'dataset'").rows.sum() == len(mds.valid)

@@ -59,7 +59,7 @@ def test_ids_and_rows_are_those_of_the_loader(mds, kind, drop):
             np.testing.assert_array_equal(b['y'], y.numpy())
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(kind=st.sampled_from([*KINDS]), seed=st.integers(0, 2**40), drop=st.booleans(), per=st.integers(1, 12), world=st.sampled_from([1, 2, 3, 4]), epoch=st.integers(0, 5))
 def test_slices_and_resume_of_any_order(kind, seed, drop, per, world, epoch):
     ds = metadataset()
