@@ -302,3 +302,10 @@ def test_a_mix_changed_in_the_middle_of_an_epoch_waits_for_the_next_in_the_state
         next(it)
     new.load_state_dict(dl.state_dict())
     assert [dl.ids.tolist() for _ in dl] == [new.ids.tolist() for _ in new] and new.epoch == 2
+
+
+@pytest.mark.parametrize('asked', [{**a, **({} if 'shuffle' not in a else dict(shuffle_train=a['shuffle']))} for a in ASKED], ids=str)
+def test_loaders_of_any_order_can_be_emptied_for_export(asked):
+    asked = {k: v for k, v in asked.items() if k != 'shuffle'}
+    dls = meta().split('train[:75%]', 'train[75%:]', per='dataset').dataloaders(bs=8, seed=1, device='cpu', **asked)
+    assert [len(dl) for dl in dls.new_empty().loaders] == [0, 0] and len(dls.new_empty().test_dl(meta())) == 11

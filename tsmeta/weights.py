@@ -145,7 +145,7 @@ def plan_for(
     full = shuffle in (True, False, 'full')
     if batching is None and full and getattr(mix, 'batching', 'random') == 'random' and not any(v is not None for v in rows.values()): batching = _length_keys(ds)
     _at_odds(full, shuffle, [n for n, k in (('weights', 'weights'), ('stratify', 'groups'), ('partial_n', 'take')) if rows.get(k) is not None], mix, batching)
-    if batching is not None and not shuffle: return run_plan(ds, batching, bs)
+    if batching is not None and not (shuffle and len(ds)): return run_plan(ds, batching, bs)
     by_ds = dict(drop_last=drop_last, names=ds.names)
     if batching is not None:
         return BucketPlan(ds.lens, bucket_keys(ds, batching), bs, 'proportional' if mix is None else mix, where=rows_by_dataset(ds), **by_ds)
