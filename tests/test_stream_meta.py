@@ -291,3 +291,14 @@ def test_callbacks_that_change_the_mix_need_other_loaders(mds):
         learn.fit(1, cbs=DatasetMetrics())
         with pytest.raises(TypeError, match='TrackDatasets needs loaders'): learn.fit(1, cbs=TrackDatasets())
     assert learn.dataset_metrics.query("by == 'dataset'").rows.sum() == len(mds.valid)
+
+
+@pytest.mark.parametrize('how', [dict(batching='per_dataset'), dict(batching='bucket'), dict(batching=[0, 1, 0, 1]), dict(weights='balanced'), dict(mix='equal'), dict(stratify=True)], ids=str)
+def test_learners_over_streams_of_any_order_can_be_exported(mds, tmp_path, how):
+    made = [p.stream(bs=8, shuffle=i == 0, seed=1, **(how if i == 0 else {})).map(spectrum, fan_out=1) for i, p in enumerate(mds)]
+    learn = Learner(TSMetaDataLoaders.from_streams(*made, device='cpu'), nn.Sequential(nn.Flatten(), nn.Linear(18, 3)), path=tmp_path)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    learn.export('m.pkl')
+    again, x = load_learner(tmp_path/'m.pkl'), mds.valid[:][0].numpy()
+    with again.no_bar(), learn.no_bar(): torch.testing.assert_close(again.get_preds(dl=again.dls.test_dl(x))[0], learn.get_preds()[0])
+    assert (tmp_path/'m.pkl').stat().st_size < 100_000

@@ -38,7 +38,7 @@ KINDS = {'in order': {}, 'shuffled': dict(shuffle=True), 'within': dict(shuffle=
          'balanced': dict(shuffle=True, weights='balanced'), 'some by weight': dict(shuffle=True, weights=W, partial_n=.5), 'some': dict(shuffle=True, partial_n=17),
          'some in order': dict(partial_n=.3), 'stratified': dict(shuffle=True, stratify=True), 'stratified in order': dict(stratify=True),
          'stratified by group': dict(shuffle=True, stratify=np.arange(75) % 4), 'per dataset': dict(shuffle=True, batching='per_dataset'), 'by site': dict(shuffle=True, batching='site'),
-         'by site, in order': dict(batching='site'), 'keys': dict(shuffle=True, batching=[0, 1, 0, 1, 1]), 'by site, mixed': dict(shuffle=True, batching='site', mix='equal'), 'n': dict(shuffle=True, n=31)}
+         'by site, in order': dict(batching='site'), 'keys': dict(shuffle=True, batching=[0, 1, 0, 1, 1]), 'by site, mixed': dict(shuffle=True, batching='site', mix='equal'), 'bucket': dict(shuffle=True, batching='bucket'), 'n': dict(shuffle=True, n=31)}
 
 
 def quarter(b): return {**b, 'x': b['x']/4}
