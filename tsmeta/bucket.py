@@ -14,7 +14,8 @@ import numpy as np
 # %% ../nbs/04d_bucket.ipynb #27d1a8bf
 from .index import Index
 from .plan import Plan, hash64, perm_keys, permute
-from .mix import MixPlan, as_mix, draw_each, parts_sizes, quotas, whole
+from .draw import draw_each
+from .mix import MixPlan, as_mix, parts_sizes, quotas, whole
 
 # %% ../nbs/04d_bucket.ipynb #8c75d46a
 class BucketPlan(MixPlan):

@@ -14,7 +14,7 @@ import numpy as np
 # %% ../nbs/04c_order.ipynb #fde277ec
 from .index import Index
 from .plan import Plan, hash64, perm_keys, permute
-from .mix import draw_each
+from .draw import draw_each
 
 # %% ../nbs/04c_order.ipynb #c4dee8de
 class WithinPlan(Plan):

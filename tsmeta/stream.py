@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from numbers import Integral
-from .columns import UID, is_example, n_rows, one_row, take_rows
-from .feed import ItemFeed, RowFeed, Sampler, find_values, same_items, to_feed
+from .feed import RowFeed, Sampler, rows_with, same_items, some_rows, to_feed
 from .task import MapOptions, keyed_rng
 from .verbs import Backstage, Batch, Collate, MaxSamples, Rebatch, Run, Shuffle, SubBatch, chain_extent, positive
 from .background import Map, Reservoir, log
@@ -240,25 +239,6 @@ def check_resume(make, # a function without parameters that makes the stream
 # %% ../nbs/06g_stream.ipynb #012e46da
 def _all_rows(verbs): return [v.map if isinstance(v, Reservoir) else v for v in verbs if not isinstance(v, (Shuffle, MaxSamples))]
 
-def _found(feed, uids, name, sampler):
-    if hasattr(feed, 'find'):
-        positions, missing = feed.find(uids, name)
-        return feed.pick(positions, *([sampler] if sampler else [])), len(positions), missing
-    rows, values = [], []
-    wanted = set(uids)
-    for i, item in enumerate(feed.epoch(0)):
-        named = isinstance(item, Mapping) and name in item
-        if not named and (name != UID or isinstance(item, Mapping)):
-            raise ValueError(f'asked for uids in column {name!r}, found {list(item) if isinstance(item, Mapping) else type(item).__name__}')
-        if named and not is_example(item): column = item[name]
-        else: column = [item[name] if named else i]
-        for r, v in enumerate(column.tolist() if hasattr(column, 'tolist') else column):
-            if v in wanted:
-                rows.append(take_rows(item, np.array([r])) if n_rows(item) != 1 else item)
-                values.append(v)
-    positions, missing = find_values(values, uids)
-    return ItemFeed([rows[i] for i in positions], sampler=sampler), len(positions), missing
-
 @patch
 def work_on(self:Stream, x)->Stream: # anything that `Stream.of` takes, or a feed
     "The same work over all rows of another source, in its order"
@@ -274,7 +254,7 @@ def subsample_uids(self:Stream, uids, # uids, or for a metadataset also (dataset
     self._open()
     if sampler is not None: _refused(self.feed, 'sampler')
     if not len(uids := list(uids)): raise ValueError('no uids were asked for')
-    feed, n, missing = _found(self.feed, uids, uids_name, sampler)
+    feed, n, missing = rows_with(self.feed, uids, uids_name, sampler)
     if not n: raise ValueError(f'none of the {len(missing)} uids asked for is in column {uids_name!r} of the source: {missing[:5]}')
     if missing: log.warning(f'{len(missing)} of the uids asked for are not in the source: {", ".join(map(str, missing[:10]))}{" …" * (len(missing) > 10)}')
     return Stream(feed, _all_rows(self.verbs), self.seed, missing)
@@ -284,14 +264,5 @@ def subsample(self:Stream, n:int, # rows
               seed:int=None): # which rows (default: the stream's)
     "The same chain over `n` rows of the source, drawn at random, in the source's order"
     self._open()
-    n = positive(n)
     rng = keyed_rng((self.seed if seed is None else seed, 0))
-    if hasattr(self.feed, 'pick'): return Stream(self.feed.pick(np.sort(rng.permutation(self.feed.total)[:n])), _all_rows(self.verbs), self.seed)
-    kept, seen = {}, 0
-    for item in self.feed.epoch(0):
-        for r in range(n_rows(item)):
-            i = seen if seen < n else int(rng.integers(seen + 1))
-            if i < n: kept[i] = seen, take_rows(item, np.array([r])) if n_rows(item) != 1 else item
-            seen += 1
-    rows = [row for _, row in sorted(kept.values(), key=lambda p: p[0])]
-    return Stream(ItemFeed(rows), _all_rows(self.verbs), self.seed)
+    return Stream(some_rows(self.feed, positive(n), rng), _all_rows(self.verbs), self.seed)
