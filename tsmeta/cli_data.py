@@ -15,6 +15,7 @@ import numpy as np, pandas as pd
 
 # %% ../nbs/11a_cli_data.ipynb #c9d1fb09
 import tsmeta.face, tsmeta.open, tsmeta.recordings
+from .times import Times
 from .splitter import EachSplitter, HoldoutSplitter, WalkForwardSplitter
 from .subset import as_splits, describe_lines, left_out, rows_of_each
 from .leak import check_leakage, leak_text
@@ -35,6 +36,13 @@ def _columns(pairs):
         if not eq or not name: raise ValueError(f'--column takes WHAT=NAME, such as id=patient, got {pair!r}.')
         out[what] = _comma(name) if what == 'values' else name
     return out or None
+
+def _times(cut):
+    "When steps happened, from `--times` and `--max-gap`"
+    if cut.max_gap is None: return cut.times
+    if cut.times is None: raise ValueError(f'--max-gap {cut.max_gap} needs --times: the column that says when steps happened.')
+    try: return Times(cut.times, max_gap=float(cut.max_gap))
+    except ValueError: return Times(cut.times, max_gap=cut.max_gap)
 
 def _home(path): return str(path).replace(str(Path.home()), '~', 1)
 
@@ -66,7 +74,7 @@ def open_data(
 )->TSMetaDataset:
     "Open the data that a command line means"
     cut = cut or DataOptions()
-    how = dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon, vocab=_comma(cut.vocab), var_names=_comma(cut.var_names),
+    how = dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon, times=_times(cut), vocab=_comma(cut.vocab), var_names=_comma(cut.var_names),
                labels=None if cut.labels is None else str(cut.labels.value if hasattr(cut.labels, 'value') else cut.labels))
     meta = TSMetaDataset.open([data, *cut.more] if cut.more else data, **{k: v for k, v in how.items() if v})
     if data.startswith('demo:'): say(f'The recordings of {data} are kept in {_home(tsmeta.open.cache_folder())}.')
