@@ -28,7 +28,7 @@ def plan_parts(
     parts, open_, table = [], {}, {k: np.zeros(len(sources), np.int64) for k in ('part', 'start', 'rows', 'stride', 'time')}
     for d, s in enumerate(sources):
         windowed = bool(getattr(s, 'windowed', False))
-        time, key = s.recording().shape[1] if windowed else 0, (windowed, s.dtype.str)
+        time, key = s.recording_steps().shape[1] if windowed else 0, (windowed, s.dtype.str)
         if key not in open_:
             open_[key] = len(parts)
             parts.append(dict(dtype=s.dtype.str, windowed=windowed, members=[], size=0, rows=0))
@@ -63,7 +63,7 @@ def _part_chunks(part, sources):
     dtype, (nv, nl) = part['dtype'], sources[0].shape
     yield npy_head(dtype, (nv, part['size']) if part['windowed'] else (part['size'], nv, nl))
     if not part['windowed']: yield from (as_bytes(b, dtype) for s in sources for b in _blocks(s) if b.size)
-    else: yield from (as_bytes(r[v], dtype) for v in range(nv) for s in sources if (r := s.recording()).size)
+    else: yield from (as_bytes(r[v], dtype) for v in range(nv) for s in sources if (r := s.recording_steps()).size)
 
 def _same_file(folder, stem, suffix, chunks):
     "A file of an earlier run that holds these very bytes, or `None`"

@@ -41,7 +41,7 @@ def as_times(
     return (a.astype(np.int64) if a.dtype.kind in 'iu' and a.itemsize < 8 else a), zone
 
 # %% ../nbs/00a_times.ipynb #ec015706
-_LIMIT = np.array([np.iinfo(np.int64).min + 1, np.iinfo(np.int64).max]).view('M8[ns]')
+_LIMIT = np.array(['1678-01-01', '2262-01-01'], 'M8[D]')
 
 class Clock:
     "When each step of one recording happened: a list of times, or a start and a rate"
@@ -85,7 +85,7 @@ class Clock:
         bad = np.flatnonzero(t[1:] < t[:-1])
         if len(bad): raise ValueError(f'times must not run backwards: step {bad[0]+1:,} is at {t[bad[0]+1]}, the one before at {t[bad[0]]}.'
                                       + (' Local times do where clocks are set back: give them with their zone, or in UTC.' if self.kind == 'dates' else ' Sort the steps.'))
-        if n and self.dates and (t[0] < _LIMIT[0] or t[-1] > _LIMIT[1]): raise ValueError(f'times from {t[0]} to {t[-1]} are not all within the years 1678 to 2261')
+        if n and self.dates and not (_LIMIT[0].astype(t.dtype) <= t[0] and t[-1] < _LIMIT[1].astype(t.dtype)): raise ValueError(f'times from {t[0]} to {t[-1]} are not all within the years 1678 to 2261')
 
     def gap(self,
         max_gap, # A number (seconds where times are dates), a `timedelta`, or text such as '2s'
@@ -167,8 +167,6 @@ class Timed:
         "All steps, gaps or not: `(vars, time)`"
         return super().recording()
 
-class TimedWindows(Timed, WindowSource):
-    "Windows of one recording that has a clock; none of them crosses a gap longer than asked"
     def _windows(self, rows, skip, n):
         rows = np.asarray(rows, np.int64)
         rec = self.recording_steps()
@@ -180,6 +178,9 @@ class TimedWindows(Timed, WindowSource):
     def read_y(self, rows):
         "The steps that follow some windows: `(n, vars, horizon)`"
         return self._windows(rows, self.window, self.horizon)
+
+class TimedWindows(Timed, WindowSource):
+    "Windows of one recording that has a clock; none of them crosses a gap longer than asked"
 
 # %% ../nbs/00a_times.ipynb #7fc85f3d
 def one_kind(
