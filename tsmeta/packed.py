@@ -93,6 +93,19 @@ class StoreClocks:
         clock.zone = 'UTC' if self.kind == 'dates with a zone' else None
         return clock
 
+    def at(self,
+        ds, # int array: datasets
+        steps, # int array: steps of their recordings
+    ): # Numbers, or dates `datetime64[ns]`; NaN or NaT where there is no clock
+        "When steps of any recordings happened, at once"
+        rate, dates = self.rate[ds], self.kind != 'numbers'
+        past = steps/np.where(rate > 0, rate, 1)
+        out = self.start[ds] + (np.round(past*1e9).astype(np.int64) if dates else past)
+        if (listed := np.isnan(rate)).any(): out[listed] = self.listed()[self.first[ds[listed]] + steps[listed]]
+        out = out.view('M8[ns]') if dates else out.astype(float)
+        out[rate == 0] = np.datetime64('NaT') if dates else np.nan
+        return out
+
     def __repr__(self):
         some = np.flatnonzero(self.rate != 0)
         gaps = f', {int(self.gapped.sum()):,} with gaps' if self.gapped.any() else ''
@@ -158,6 +171,17 @@ class StoreSources:
         return (TimedStoreSource if clocks and clocks.rate[d] else StoreSource)(self.store, d)
     def __reduce__(self): return _sources, (self.store,)
 
+    def at(self, ds, steps):
+        "When steps of recordings happened; NaN or NaT where there is no clock"
+        return self.store.clocks.at(ds, steps)
+    def starts(self, ds, rows):
+        "Step at which rows start in their recordings"
+        t, cut = self.store.table, self.store.pieces
+        if cut is None: return rows*t['stride'][ds]
+        first = np.cumsum(cut.rows) - cut.rows
+        ids = self.store.index.starts[ds] + rows
+        k = np.searchsorted(first + cut.rows, ids, side='right')
+        return cut.begin[k] + (ids - first[k])*t['stride'][ds]
     def layout(self):
         "Address, strides (bytes) and dtype of the rows of every dataset, and of the steps that follow them, if these are the target; and the maps to keep"
         s, t = self.store, self.store.table

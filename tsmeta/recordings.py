@@ -122,6 +122,7 @@ def _clock(src): return getattr(_windows(src), 'clock', None)
 @patch
 def _starts(self:TSMetaDataset, ds, rows):
     "Step at which windows start"
+    if hasattr(self.datasets, 'starts'): return self.datasets.starts(ds, rows)
     out = rows*self.stride[ds]
     if not self.timed: return out
     for d, p in _parts(ds):
@@ -131,10 +132,11 @@ def _starts(self:TSMetaDataset, ds, rows):
 @patch
 def _at(self:TSMetaDataset, ds, steps):
     "When steps happened"
-    dates = self.time_kind != 'numbers'
-    out = np.full(len(ds), 'NaT', 'M8[ns]') if dates else np.full(len(ds), np.nan)
-    for d, p in _parts(ds):
-        if (clock := _clock(self.datasets[d])) is not None: out[p] = clock.at(steps[p])
+    out = np.full(len(ds), np.nan) if self.time_kind == 'numbers' else np.full(len(ds), 'NaT', 'M8[ns]')
+    if hasattr(self.datasets, 'at'): out = self.datasets.at(ds, steps)
+    else:
+        for d, p in _parts(ds):
+            if (clock := _clock(self.datasets[d])) is not None: out[p] = clock.at(steps[p])
     return pd.Series(out).dt.tz_localize('UTC') if self.time_kind == 'dates with a zone' else out
 
 @patch

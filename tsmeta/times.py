@@ -56,8 +56,9 @@ class Clock:
         self.times, self.zone = (None, None) if times is None else as_times(times)
         self.start, self.rate = 0. if start is None else start, rate
         if not isinstance(self.start, (int, float, np.integer, np.floating)):
-            at, self.zone = as_times([pd.Timestamp(self.start)])
-            self.start = at[0].astype('M8[ns]')
+            t = self.start if isinstance(self.start, np.datetime64) else pd.Timestamp(self.start)
+            if getattr(t, 'tzinfo', None) is not None: t, self.zone = t.tz_convert('UTC').tz_localize(None), 'UTC'
+            self.start = np.datetime64(t, 'ns')
         if pd.isna(self.start): raise ValueError(f'A clock needs to know when it starts, got {start!r}.')
 
     @property
