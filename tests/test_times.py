@@ -11,10 +11,12 @@ from fastai.learner import Learner, load_learner
 from hypothesis import given, settings, strategies as st
 from tsmeta.all import TSMetaDataset, check_leakage
 from tsmeta.gather import check_gather
+from tsmeta.remote import open_store
 from tsmeta.store import Store
 from tsmeta.disk import seal, unseal
 from tsmeta.splitter import EachSplitter
 from tsmeta.times import Clock, Times, as_times
+from test_store import in_fork, moments
 
 quick = settings(max_examples=25, deadline=None)
 DAY = np.datetime64('2026-03-01T08:00', 'ns')
@@ -237,3 +239,29 @@ def test_times_go_through_training_workers_and_export(tmp_path):
     new = TSMetaDataset.from_recordings({'new': np.zeros((2, 40), 'f4')}, window=5, times=Times([np.r_[:20, 100:120]], max_gap=1))
     table = load_learner(tmp_path/'l.pkl').predict_table(data=new)
     assert len(table) == 8 and table.start_time.tolist() == [0, 5, 10, 15, 100, 105, 110, 115]
+
+
+@pytest.mark.parametrize('how', ['overwrite', 'append'])
+def test_killed_while_clocks_are_written(tmp_path, how):
+    "There is the old store with its clocks, or the new one with its own; `TSMETA_KILLS` says how many moments"
+    recs, times = made(5, 4, (60, 90))
+    make = lambda part: TSMetaDataset.from_recordings({f'r{d}': recs[d].astype('f4') for d in part}, window=5, stride=2, times=Times([times[d] for d in part], max_gap=2))
+    old, more = make([0, 1]), make([2, 3])
+    new, seen = more if how == 'overwrite' else make(range(4)), set()
+    work = lambda root: more.pack(root, overwrite=True) if how == 'overwrite' else open_store(root).append(more)
+    old.pack(tmp_path/'count')
+    total = in_fork(lambda: work(tmp_path/'count'), -1)
+    for step in moments(total, 0):
+        root = tmp_path/str(step)
+        old.pack(root)
+        in_fork(lambda: work(root), step)
+        store = open_store(root)
+        store.verify()
+        want = new if len(store.names) == len(new.names) and store.names == new.names else old
+        found = TSMetaDataset.of_store(store)
+        pd.testing.assert_frame_equal(found.where(found.ids()), want.where(want.ids()))
+        assert np.array_equal(found.gather(found.ids())[0], want.gather(want.ids())[0])
+        seen.add(want is new)
+        if want is old: work(root)
+        assert len(Store(root)) == len(new) and not list(root.rglob('.tmp-*')) or want is new
+    assert len(moments(total, 0)) < 15 or seen == {True, False}
