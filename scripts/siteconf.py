@@ -10,11 +10,21 @@ NBS = ROOT/'nbs'
 # Rooms from this number on stand under this heading
 SECTIONS = [('00', 'Datasets and files'), ('01', 'Index and splits'), ('03', 'Stores, labels, views'), ('04', 'Order and gathering'),
             ('06', 'Background streams'), ('07', 'Metadatasets'), ('08', 'Loaders'), ('09', 'Callbacks'), ('10', 'Learners'), ('11', 'Command line')]
+# Tutorials in the order in which somebody new would read them; any other comes after these
+TUTORIALS = ['from_recordings_to_answers', 'which_split', 'from_the_command_line', 'order_mix_resume', 'ten_thousand_datasets', 'several_processes', 'eight_benchmarks',
+             'twelve_datasets', 'forecasting', 'pretrain_then_finetune', 'coming_from_tfds', 'coming_from_edflow', 'coming_from_trw']
+
+
+def place(page):
+    "Says where a page stands: rooms by number, tutorials as listed."
+    name = Path(page).stem
+    return TUTORIALS.index(name) if name in TUTORIALS else len(TUTORIALS), page
 
 
 def pages(folder):
     "Lists the notebooks of a folder in reading order, as paths below nbs/."
-    return sorted(f.relative_to(NBS).as_posix() for f in folder.glob('*.ipynb') if not f.name.startswith(('.', '_')) and f.name != 'index.ipynb')
+    found = (f.relative_to(NBS).as_posix() for f in folder.glob('*.ipynb') if not f.name.startswith(('.', '_')) and f.name != 'index.ipynb')
+    return sorted(found, key=place)
 
 
 def sidebar():

@@ -61,3 +61,7 @@ def print_nothing(item): return None
 def torch_work(item):
     import torch
     return float((torch.rand(200, 200) @ torch.rand(200, 200)).sum())
+def fail_from_8(item):
+    if item >= 8: raise ValueError(f'too large: {item}')
+    return item
+def with_pid_column(b): return {**b, 'pid': np.full(len(b['x']), os.getpid())}

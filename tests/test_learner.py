@@ -203,7 +203,7 @@ def test_loaders_that_do_not_know_their_rows():
     dl = torch.utils.data.DataLoader([(torch.zeros(2, 4), 0.)]*4)
     learn = Learner(DataLoaders(dl, dl), First(), loss_func=MSELossFlat())
     for kw in (dict(), dict(dl=dl), dict(data=np.zeros((1, 2, 4)))):
-        with pytest.raises(TypeError, match='Only a TSMetaDataLoader knows'): learn.predict_table(**kw)
+        with pytest.raises(TypeError, match='Only a TSMetaDataLoader or a TSStreamLoader knows'): learn.predict_table(**kw)
     dls = DataLoaders(dl, dl)
     dls._device = torch.device('cpu')
     learn = Learner(dls, First(), loss_func=MSELossFlat())

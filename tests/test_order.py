@@ -181,7 +181,7 @@ def meta():
 
 
 ASKED = [dict(shuffle='within'), dict(shuffle='block'), dict(shuffle=('block', 8, 2)), dict(shuffle='full'), dict(batching='per_dataset'), dict(batching='site'),
-         dict(batching=[5, 6, 5, 5], mix='equal'), dict(weights='balanced'), dict(batching='site', shuffle=False)]
+         dict(batching=[5, 6, 5, 5], mix='equal'), dict(weights='balanced'), dict(batching='site', shuffle=False), dict(batching='bucket')]
 
 
 @pytest.mark.parametrize('asked', ASKED, ids=str)
@@ -203,6 +203,18 @@ def test_loaders_give_what_is_asked_with_any_workers_and_resume(asked, mixed_row
     assert [dl.ids.tolist() for _ in dl] == [other.ids.tolist() for _ in other]
     if not mixed_rows: check_resume(make, epochs=1)
     assert repr(dl.new().plan) == repr(dl.plan)
+
+
+def test_buckets_by_length():
+    rng = np.random.default_rng(0)
+    data = {f'd{k}': (rng.normal(size=(20, 1, n)), np.arange(20) % 2) for k, n in enumerate([5, 9, 5, 7])}
+    ragged, alike = TSMetaDataset(data, ragged='bucket'), meta()
+    for kw in ({}, dict(mix='equal'), dict(shuffle=False)):
+        asked, plain = (TSMetaDataLoader(ragged, **{**dict(bs=8, shuffle=True, seed=1), **kw, **more}) for more in (dict(batching='bucket'), {}))
+        assert [dl.ids.tolist() for dl in [asked] for _ in dl] == [dl.ids.tolist() for dl in [plain] for _ in dl]
+        assert {b[0].shape[-1] for b in asked} == {5, 7, 9}
+    one = TSMetaDataLoader(alike, bs=8, shuffle=True, seed=1, batching='bucket')
+    assert len(one.plan.sizes()) <= 2 and sorted(np.concatenate([one.ids for _ in one])) == list(range(83))
 
 
 def test_balanced_classes_come_alike_often():
@@ -290,3 +302,10 @@ def test_a_mix_changed_in_the_middle_of_an_epoch_waits_for_the_next_in_the_state
         next(it)
     new.load_state_dict(dl.state_dict())
     assert [dl.ids.tolist() for _ in dl] == [new.ids.tolist() for _ in new] and new.epoch == 2
+
+
+@pytest.mark.parametrize('asked', [{**a, **({} if 'shuffle' not in a else dict(shuffle_train=a['shuffle']))} for a in ASKED], ids=str)
+def test_loaders_of_any_order_can_be_emptied_for_export(asked):
+    asked = {k: v for k, v in asked.items() if k != 'shuffle'}
+    dls = meta().split('train[:75%]', 'train[75%:]', per='dataset').dataloaders(bs=8, seed=1, device='cpu', **asked)
+    assert [len(dl) for dl in dls.new_empty().loaders] == [0, 0] and len(dls.new_empty().test_dl(meta())) == 11

@@ -185,6 +185,23 @@ def test_a_state_fits_any_number_of_processes():
                 assert got + rest == flat, (a, b, k)
 
 
+@pytest.mark.parametrize('before,after', [((1, 2), (2, 1)), ((2, 1), (3, 2)), ((3, 0), (1, 2)), ((2, 2), (4, 0))], ids=str)
+def test_a_state_fits_other_processes_with_other_workers_and_a_mix(before, after):
+    def make(w, workers, r=0):
+        return TSMetaDataLoader(world(1)[0].dataset, bs=12, shuffle=True, seed=3, mix=('temperature', 2), rank=r, world_size=w, num_workers=workers)
+    flat = sum([dl.ids.tolist() for dl in [make(1, 0)] for _ in range(2) for _ in dl], [])
+    first, got = make(*before), []
+    for k, _ in enumerate(first):
+        got += first.all_ids.tolist()
+        if k % 4: continue
+        state = json.loads(json.dumps(first.state_dict()))
+        ranks = [make(*after, r=r) for r in range(after[0])]
+        for dl in ranks: dl.load_state_dict(state)
+        rest = [[(dl.ids, dl.all_ids.tolist()) for _ in range(1 + (state['epoch'] == 0)) for _ in dl] for dl in ranks]
+        assert all(got + sum((every for _, every in r), []) == flat for r in rest)
+        assert all(set(np.concatenate([own for own, _ in deliveries])) == set(deliveries[0][1]) for deliveries in zip(*rest))
+
+
 def test_new_loaders_stay_ranks_and_plain_ones_plain():
     dl = world(2, shuffle=True)[1]
     assert isinstance(dl, fastai.distributed.DistributedDL) and isinstance(dl, TSMetaDataLoader) and type(dl).__name__ == 'TSMetaDataLoader'

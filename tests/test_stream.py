@@ -1,4 +1,5 @@
 "Streams without workers: rows, order, resume, fewer rows."
+import json
 from collections import Counter
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
@@ -275,3 +276,65 @@ def test_results_of_any_kind():
     assert [len(b['x']) for b in s.map(lambda i: dict(x=np.zeros(i)))] == [1, 2, 3]
     assert list(s.map(half_steps, collate_fn=sum)) == [.5, 2.5, 4.5, 6.5]
     assert list(s.map([half_steps, double])) == [v for i in range(4) for v in (2 * i, 2 * i + 1)]
+
+# --- what people pass
+
+def test_numbers_of_any_kind_and_others_refused():
+    n = np.int64
+    s = Stream.of(dict(x=np.arange(9)), seed=n(3)).batch(n(2)).map(identity, num_workers=n(1), worker='thread', max_in_flight=n(2)).rebatch(n(3)).max_samples(n(6)).shuffle(n(2))
+    assert len(list(s)) == 2 and json.loads(json.dumps(s.state_dict()))['seed'] == 3
+    for call in (lambda: Stream.of([1], seed=1.5), lambda: s.subsample(0), lambda: s.subsample(-3), lambda: s.subsample(2.5), lambda: s.map(identity, max_in_flight=2.5), lambda: s.map(identity, fan_out=.5)):
+        with pytest.raises(ValueError, match='`.*`'): call()
+    with pytest.raises(ValueError, match='epoch'): s.set_epoch(-1)
+    for state in (None, {'a': 1}, [3]):
+        with pytest.raises(ValueError, match='not the state of a stream'): s.load_state_dict(state)
+
+def test_uids_that_make_no_sense_are_named():
+    for uids, text in ((['3'], "'3'"), ([4, (0, 1)], r'\(0, 1\)'), ([(0, 1), 4], '4'), ([2.5], '2.5'), ([], 'no uids')):
+        with pytest.raises(ValueError, match=text): meta_stream().subsample_uids(uids)
+    assert rows_of(meta_stream().subsample_uids(np.array([[2, 5], [1, 0]]))) == [25, 10] == rows_of(meta_stream().subsample_uids(np.array([25., 10]).astype(int)))
+
+def test_what_iterables_and_lists_hold_is_not_changed_either():
+    held = [dict(x=np.ones((2, 2))), dict(x=np.ones((2, 2)))]
+    def append(b):
+        b['tags'][0].append(9)
+        return b
+    for _ in range(2): assert [b['x'].max() for b in Stream.of(lambda: iter(held), seed=0).map(scale_in_place)] == [2, 2]
+    d = dict(tags=[[1], [2]], x=np.ones(2))
+    assert [b['tags'] for b in Stream.of(d, seed=0).map(append)] == [[[1, 9]], [[2, 9]]]
+    assert d['tags'] == [[1], [2]] and all(h['x'].max() == 1 and list(h) == ['x'] for h in held)
+
+def test_skipping_in_a_resumed_epoch_is_as_in_a_whole_one(caplog):
+    def make(): return Stream.of(range(9), seed=0).map(fail_from_8, on_error='skip')
+    s, again = make(), make()
+    it = iter(s)
+    for _ in range(8): next(it)
+    again.load_state_dict(s.state_dict())
+    assert list(it) == list(again) == [] and caplog.text.count('failed on 1 of') == 2
+
+def test_a_length_that_skipping_makes_unknown():
+    s = Stream.of(range(9), seed=0).map(fail_odd, fan_out=1, on_error='skip')
+    with pytest.raises(TypeError, match="on_error='skip'"): len(s)
+    assert len(Stream.of(range(9), seed=0).map(identity, fan_out=1)) == 9
+
+def test_the_same_work_on_other_rows_by_the_same_workers():
+    with Stream.of(dict(x=np.arange(9.)), seed=0).batch(3).map(with_pid_column, num_workers=1) as s:
+        pids = {b['pid'][0] for b in s}
+        other = s.work_on([dict(x=np.ones(2), sample_uid=np.arange(2))])
+        assert {b['pid'][0] for b in other} == pids
+        mixed = s.max_samples(5).work_on([dict(x=np.ones(2), sample_uid=np.arange(2))])
+        assert len(list(mixed)) == 1
+        other.close()
+        assert {b['pid'][0] for b in s} == pids
+        late = s.work_on([dict(x=np.ones(2), sample_uid=np.arange(2))])
+    with pytest.raises(ValueError, match='this stream is closed'): list(late)
+    mixed.close()
+
+def test_a_loader_that_knows_its_rows_gives_their_ids():
+    pytest.importorskip('fastai')
+    from tsmeta.load import TSMetaDataLoader
+    from tsmeta.meta import TSMetaDataset
+    dl = TSMetaDataLoader(TSMetaDataset([(np.zeros((9, 1, 4), np.float32), np.arange(9))]), bs=4, shuffle=True, seed=2, device='cpu')
+    new = dl.new()
+    want = [new.ids.tolist() for _ in new]
+    assert [b['sample_uid'].tolist() for b in Stream.of(dl, seed=0)] == want

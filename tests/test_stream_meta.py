@@ -3,12 +3,14 @@ import json
 
 import fastai.callback.progress  # brings no_bar
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fastai.vision.augment import RandTransform
 from fastai.learner import Learner, load_learner
 from fastcore.test import test_eq as check_eq
 from torch import nn
+import tsmeta.learner
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.loaders import TSMetaDataLoaders
@@ -23,7 +25,8 @@ WORKERS = [(0, 'thread'), (2, 'thread'), (2, 'process')]
 @pytest.fixture(scope='module')
 def mds():
     rng = np.random.default_rng(0)
-    meta = TSMetaDataset({f'p{d}': (rng.normal(size=(n, 2, 16)).astype(np.float32), rng.choice(['a', 'b', 'c'], n)) for d, n in enumerate([9, 30, 1, 21])})
+    meta = TSMetaDataset({f'p{d}': (rng.normal(size=(n, 2, 16)).astype(np.float32), rng.choice(['a', 'b', 'c'], n)) for d, n in enumerate([9, 30, 1, 21])},
+                         info=pd.DataFrame(dict(site=list('uvuv'))))
     return TSMetaDatasets(meta, dict(train=rng.permutation(61)[:45], valid=range(3, 15)), leak='allow')
 
 
@@ -162,7 +165,8 @@ def test_a_stream_of_other_things_needs_its_metadataset(mds):
 
 
 @pytest.mark.parametrize('how', [dict(), dict(shuffle=True), dict(shuffle=True, drop_last=True), dict(shuffle=True, mix='equal', drop_last=True),
-                                 dict(shuffle=True, drop_last=True, mix=Mix('equal', batching='per_dataset'))], ids=str)
+                                 dict(shuffle=True, drop_last=True, mix=Mix('equal', batching='per_dataset')), dict(shuffle=True, mix=Mix('equal', batching='per_dataset')),
+                                 dict(batching='per_dataset'), dict(shuffle=True, batching='site'), dict(shuffle=True, stratify=True), dict(shuffle=True, partial_n=.6)], ids=str)
 @pytest.mark.parametrize('world', [2, 3])
 def test_streams_of_several_processes_take_slices_of_the_same_batches(mds, how, world):
     for r in range(world):
@@ -174,9 +178,8 @@ def test_streams_of_several_processes_take_slices_of_the_same_batches(mds, how, 
         check_resume(make)
 
 
-def test_streams_of_several_processes_need_a_seed_and_equal_items(mds):
+def test_streams_of_several_processes_need_a_seed(mds):
     with pytest.raises(ValueError, match='give a seed'): mds.train.stream(shuffle=True, seed=None, rank=0, world_size=2)
-    with pytest.raises(ValueError, match='Give drop_last=True'): mds.train.stream(bs=8, shuffle=True, mix=Mix('equal', batching='per_dataset'), rank=0, world_size=2)
 
 
 def test_loaders_of_streams_are_left_alone_by_distributed_training(mds, monkeypatch):
@@ -184,10 +187,118 @@ def test_loaders_of_streams_are_left_alone_by_distributed_training(mds, monkeypa
     monkeypatch.setenv('RANK', '1')
     monkeypatch.setenv('WORLD_SIZE', '2')
     dl = TSStreamLoader(mds.train.stream(bs=8, shuffle=True, seed=1, drop_last=True), device='cpu')
-    with pytest.raises(ValueError, match='validate with a TSMetaDataLoader'): TSStreamLoader(mds.train.stream(bs=8), device='cpu')
     assert isinstance(dl, distributed.DistributedDL) and isinstance(dl, TSStreamLoader) and {len(x) for x, y in dl} == {4}
     monkeypatch.delenv('RANK')
     monkeypatch.delenv('WORLD_SIZE')
     want = TSMetaDataLoader(mds.train, bs=8, shuffle=True, seed=1, drop_last=True, rank=1, world_size=2)
     dl.set_epoch(0)
     assert [dl.ids.tolist() for _ in dl] == [want.ids.tolist() for _ in want]
+
+
+def spectrum(b): return {**b, 'x': np.abs(np.fft.rfft(b['x'])).astype(np.float32)}
+
+
+def mapped(mds, workers=0, worker='thread', fn=spectrum, **kwargs):
+    made = [p.stream(bs=8, shuffle=i == 0, seed=1, drop_last=i == 0).map(fn, num_workers=workers, worker=worker, fan_out=1) for i, p in enumerate(mds)]
+    return Learner(TSMetaDataLoaders.from_streams(*made, device='cpu', **kwargs), nn.Sequential(nn.Flatten(), nn.Linear(18, 3)))
+
+
+@pytest.mark.parametrize('workers,worker', WORKERS)
+def test_predictions_are_complete_in_order_and_mapped(mds, tmp_path, workers, worker):
+    learn = mapped(mds, workers, worker)
+    dls, learn.path = learn.dls, tmp_path
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+        want = learn.model(torch.from_numpy(spectrum(dict(x=mds.train[:][0].numpy()))['x'])).softmax(1)
+        for how in (dict(ds_idx=0), dict(dl=dls.train)):
+            preds, targs = learn.get_preds(**how)
+            assert np.array_equal(targs, mds.train.targets())
+            torch.testing.assert_close(preds, want.detach())
+        table, own = learn.predict_table(), learn.predict_table(dl=dls.train)
+        new = learn.predict_table(data=mds.train[:][0].numpy(), probs=True)
+    assert dls.train.epoch == 1 and np.array_equal(table[['dataset', 'row']], mds.valid.mapping)
+    check_eq(own.row.to_numpy(), mds.metadataset.index.locate(np.concatenate([b['sample_uid'] for b in at(mds.train.stream(bs=8, shuffle=True, seed=1), 1)]))[1])
+    np.testing.assert_allclose(new[['p_a', 'p_b', 'p_c']], want.detach(), atol=1e-5)
+    learn.export('m.pkl')
+    for dl in dls.loaders: dl.stream.close()
+    again = load_learner(tmp_path/'m.pkl')
+    with again.no_bar(): got = again.get_preds(dl=again.dls.test_dl(mds.train[:][0].numpy()))[0]
+    torch.testing.assert_close(got, want.detach())
+
+
+def at(stream, epoch):
+    stream.set_epoch(epoch)
+    return stream
+
+
+def twice(b): return [b, b]
+
+
+def test_what_a_chain_makes_of_rows_decides_what_can_be_put_in_order(mds):
+    learn = mapped(mds)
+    learn.dls.loaders = [TSStreamLoader(p.stream(bs=8).map([twice, spectrum], fan_out=2), device='cpu') for p in mds]
+    with learn.no_bar():
+        with pytest.raises(ValueError, match='reorder=False'): learn.get_preds()
+        assert len(learn.get_preds(reorder=False)[0]) == len(learn.predict_table()) == 24
+    cut = TSStreamLoader(mds.train.stream(bs=8, shuffle=True).rebatch(5), device='cpu')
+    check_eq(np.concatenate([cut.dataset.targets()[cut.get_idxs()]]), np.concatenate([b[1] for b in cut]))
+
+
+def test_making_loaders_of_streams_leaves_the_global_generators_alone(mds):
+    import random
+    before = random.getstate(), np.random.get_state()[1].copy(), torch.get_rng_state()
+    dls = loaders(mds, batch_tfms=Jitter())
+    dls.one_batch(), list(dls.train), dls.valid.new(shuffle=False)
+    assert random.getstate() == before[0] and np.array_equal(np.random.get_state()[1], before[1]) and torch.equal(torch.get_rng_state(), before[2])
+
+
+def shorter(b): return {**b, 'x': b['x'][1:]}
+
+
+def test_columns_that_no_longer_fit_are_refused(mds):
+    with pytest.raises(ValueError, match="8 sample_uid, but 7 rows in 'x'"): TSStreamLoader(mds.train.stream(bs=8).map(shorter, fan_out=1))
+
+
+def test_empty_parts_can_be_identified(mds):
+    nothing = mds.metadataset.subset([])
+    with pytest.raises(ValueError, match='have nothing'): TSStreamLoader(nothing.stream())
+    assert list(nothing.stream()) == [] and nothing.stream().state_dict()['delivered'] == 0
+
+
+def test_chains_that_would_set_processes_apart_are_refused(mds):
+    def make(what, **how): return lambda: TSStreamLoader(what(mds.train.stream(bs=8, rank=0, world_size=2, **how)), device='cpu')
+    for what, how, text in [(lambda s: s.map(halved, fan_out=1, on_error='skip'), {}, "on_error='skip'"), (lambda s: s.rebatch(3), {}, 'drop_last=True'),
+                            (lambda s: s.map(twice, fan_out=2), {}, 'drop_last=True'),
+                            (lambda s: s.map(halved, fan_out=1, in_order=False, num_workers=1, worker='thread'), dict(batching='site', drop_last=True, shuffle=True), 'what is ready first')]:
+        with pytest.raises(ValueError, match=text): make(what, **how)()
+    dl = make(lambda s: s.rebatch(2), drop_last=True)()
+    next(iter(dl))
+    with pytest.raises(ValueError, match='in one process'): dl.all_ids
+    with pytest.raises(ValueError, match='reorder=False'): dl.get_idxs()
+
+
+def test_streams_of_other_sources_are_refused_in_several_processes(mds, monkeypatch):
+    monkeypatch.setenv('RANK', '0')
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    with pytest.raises(ValueError, match='does not know of 2 processes'): TSStreamLoader(Stream.of([dict(x=np.zeros((2, 1, 4)), sample_uid=np.arange(2))], seed=0), dataset=mds.train)
+
+
+def test_callbacks_that_change_the_mix_need_other_loaders(mds):
+    from tsmeta.metrics import DatasetMetrics
+    from tsmeta.mixture import TrackDatasets
+    learn = mapped(mds)
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1, cbs=DatasetMetrics())
+        with pytest.raises(TypeError, match='TrackDatasets needs loaders'): learn.fit(1, cbs=TrackDatasets())
+    assert learn.dataset_metrics.query("by == 'dataset'").rows.sum() == len(mds.valid)
+
+
+@pytest.mark.parametrize('how', [dict(batching='per_dataset'), dict(batching='bucket'), dict(batching=[0, 1, 0, 1]), dict(weights='balanced'), dict(mix='equal'), dict(stratify=True)], ids=str)
+def test_learners_over_streams_of_any_order_can_be_exported(mds, tmp_path, how):
+    made = [p.stream(bs=8, shuffle=i == 0, seed=1, **(how if i == 0 else {})).map(spectrum, fan_out=1) for i, p in enumerate(mds)]
+    learn = Learner(TSMetaDataLoaders.from_streams(*made, device='cpu'), nn.Sequential(nn.Flatten(), nn.Linear(18, 3)), path=tmp_path)
+    with learn.no_bar(), learn.no_logging(): learn.fit(1)
+    learn.export('m.pkl')
+    again, x = load_learner(tmp_path/'m.pkl'), mds.valid[:][0].numpy()
+    with again.no_bar(), learn.no_bar(): torch.testing.assert_close(again.get_preds(dl=again.dls.test_dl(x))[0], learn.get_preds()[0])
+    assert (tmp_path/'m.pkl').stat().st_size < 100_000

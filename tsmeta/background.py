@@ -8,8 +8,9 @@ Docs: https://tsmeta.github.io/tsmeta/background.html.md"""
 __all__ = ['log', 'Map', 'Reservoir', 'Filler']
 
 # %% ../nbs/06f_background.ipynb #a46044a8
-import logging, threading
+import copy, logging, threading
 from collections import deque
+from dataclasses import replace
 from time import perf_counter
 from .columns import copied
 from .feed import Sampler
@@ -25,7 +26,8 @@ class Map(Verb):
     "Run functions on each item, with or without workers"
     def __init__(self, fn, collate_fn=None, **options):
         self.options, self.task = MapOptions(**options), Task(fn, collate_fn)
-        self.exact = self.options.in_order
+        self.exact, self.sure = self.options.in_order, self.options.on_error == 'raise'
+        self.keeps_rows = self.one_to_one = self.exact and self.sure and self.options.fan_out == 1
         if self.options.num_workers and self.options.worker == 'process': ProcessPool(self.task, self.options)
 
     def run(self, run, k, epoch, token=None):
@@ -37,7 +39,7 @@ class Map(Verb):
                 if call.error: errors.append(self._failed(call, epoch, stats))
                 else: self._check(call, epoch, stats)
                 yield from self._deliver(call, calls, stats, skip if call.index == first else 0)
-            if errors: self._report(errors, epoch, stats)
+            if errors: self._report(errors, epoch, stats, first)
         finally: calls.cancel()
 
     def _deliver(self, call, calls, stats, skip):
@@ -66,15 +68,19 @@ class Map(Verb):
         stats['skipped'] += not call.items
         if self.options.fan_out not in (None, len(call.items)):
             raise ValueError(f'{self._where(call, epoch)} gave {len(call.items)} items, but `fan_out={self.options.fan_out}` was promised')
-    def _report(self, errors, epoch, stats):
+    def _report(self, errors, epoch, stats, first):
         text = f'.map({self.task.name}) failed on {len(errors)} of {stats["in"]} items of epoch {epoch}'
-        if len(errors) == stats['in']:
+        if len(errors) == stats['in'] and not first:
             errors[0][1].add_note(f'{text}: all of them')
             try: raise errors[0][1]
             finally: errors.clear()
         log.warning(f'{text}: items {", ".join(str(i) for i, _ in errors[:10])}{" …" * (len(errors) > 10)}; the first with {errors[0][1]!r}')
 
     def extent(self, e): return Extent(e.items and self.options.fan_out and e.items * self.options.fan_out)
+    def here(self):
+        new = copy.copy(self)
+        new.options = replace(self.options, num_workers=0)
+        return new
     def describe(self): return f'map({self.task.name})'
 
 # %% ../nbs/06f_background.ipynb #03de1624

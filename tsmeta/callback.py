@@ -18,6 +18,7 @@ from functools import partial
 from .index import Index
 import tsmeta.loaders
 from .load import TSMetaDataLoader
+from .streams import TSStreamLoader
 
 # %% ../nbs/09_callback.ipynb #07a5c28e
 def _plain(o): return o.detach().as_subclass(torch.Tensor)
@@ -151,7 +152,7 @@ def _counted_elsewhere(dl):
 
 class ByDataset(Callback):
     "Base of callbacks that look at rows by dataset; at rest while searching a learning rate or predicting"
-    order = 45
+    order, loaders = 45, (TSMetaDataLoader, TSStreamLoader)
     def __call__(self, event_name):
         "Handle an event; fastai looks for a handler again and again in each batch, which costs more than what is done here"
         if event_name == 'after_loss' and not self.run_train and self.learn.training: return
@@ -167,7 +168,7 @@ class ByDataset(Callback):
     def loader(self, i):
         "The training (0) or validation (1) loader, which must know its rows"
         if i >= len(self.learn.dls.loaders): return None
-        if isinstance(dl := self.learn.dls.loaders[i], TSMetaDataLoader): return dl
+        if isinstance(dl := self.learn.dls.loaders[i], self.loaders): return dl
         raise TypeError(f'{type(self).__name__} needs loaders that know the rows of each batch; this learner has a {type(dl).__name__}. '
                         'Make them with .split(…).dataloaders(…).')
 

@@ -61,7 +61,7 @@ class Calls:
 
     def _submit(self, call, item):
         self.stats['in'] += 1
-        future = self.pool.submit(call.index, (*self.key, call.index), item)
+        future = self.pool.submit(call.index, self.key(call.index), item)
         future.index, future.outcome = call.index, call
         self.flying.add(future)
         future.add_done_callback(self.events.put)
@@ -124,7 +124,7 @@ class Calls:
     def _stalled(self, waited):
         busy = [f'{who} on item {i} for {s:.1f} s' for who, i, s in self.pool.activity()] or ['no worker is busy']
         if self.reading: busy.append(f'the source has been asked for item {self.reading[0]} for {monotonic() - self.reading[1]:.1f} s')
-        text = f'.map({self.pool.task.name}) has waited {waited:.1f} s for item {self.next} of epoch {self.key[1]}: ' + '; '.join(busy)
+        text = f'.map({self.pool.task.name}) has waited {waited:.1f} s for item {self.next} of epoch {self.key.epoch}: ' + '; '.join(busy)
         if self.options.timeout is not None and waited >= self.options.timeout:
             self.pool.close(grace=0)
             raise TimeoutError(text)
@@ -160,7 +160,7 @@ class InlineCalls:
         if item is END: return END
         self.stats['in'] += 1
         call, t = Call(self.next, self.token, after, _uids(item)), perf_counter()
-        try: call.items = self._run(item, (*self.key, self.next))
+        try: call.items = self._run(item, self.key(self.next))
         except KeyboardInterrupt: raise
         except BaseException as e: call.error = plain_error(e)
         self.stats['wait_workers'] += perf_counter() - t

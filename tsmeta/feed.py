@@ -92,7 +92,8 @@ class RowFeed:
     def epoch(self, e:int, start:int=0):
         "Iterate over the items of epoch `e` from item `start` on"
         order = self.sampler.positions(self.total, e, self.columns)[:self.rows]
-        for a in range(start * self.bs, self.rows, self.bs): yield take_rows(self.columns, order[a:a + self.bs])
+        for a in range(start * self.bs, self.rows, self.bs):
+            yield {k: copied(v) if isinstance(v, list) else v for k, v in take_rows(self.columns, order[a:a + self.bs]).items()}
     def but(self, **changes):
         "The same feed with another `sampler`, `bs` or `drop_last`"
         new = copy.copy(self)
@@ -144,14 +145,17 @@ class ItemFeed:
     def bs(self): return 1 if self.batched is False else None
 
     def _shape(self, item):
-        if self.batched is None: return dict(item) if isinstance(item, Mapping) else item
-        return named(item, self.columns) if self.batched else one_row(item, self.columns)
+        item = copied(item)
+        if self.batched is None: return item
+        item = named(item, self.columns) if self.batched else one_row(item, self.columns)
+        ids = getattr(self.items, 'ids', None) if _is_loader(self.items) else None
+        return item if ids is None or UID in item or len(ids) != n_rows(item) else {**item, UID: ids}
 
     def epoch(self, e:int, start:int=0):
         "Iterate over the items of epoch `e` from item `start` on"
         if self.indexed:
             order = self.sampler.positions(len(self.items), e)[start:].tolist() if self.sampler else range(start, len(self.items))
-            for i in order: yield self._shape(copied(self.items[i]))
+            for i in order: yield self._shape(self.items[i])
         else:
             for item in islice(self._iterator(e), start, None): yield self._shape(item)
 
@@ -202,7 +206,10 @@ class PlanFeed:
         "Positions of global ids or (dataset, row) pairs in the view, in the order asked, and those that are missing"
         if name != UID: raise ValueError(f'asked for uids in column {name!r}: a metadataset is asked by {UID!r}, the global id, or by (dataset, row) pairs')
         uids = list(uids)
-        ids = self._ids(uids) if uids and np.ndim(uids[0]) == 1 else uids
+        pairs = uids and np.ndim(uids[0]) == 1
+        odd = [u for u in uids if not (np.ndim(u) == 1 and len(u) == 2 if pairs else hasattr(u, '__index__'))]
+        if odd: raise ValueError(f'asked for the uid {odd[0]!r}: give {"(dataset, row) pairs, and only those" if pairs else "whole numbers, the global ids"}')
+        ids = self._ids(uids) if pairs else uids
         positions, missing = find_values(self.view.ids(), ids)
         gone = set(missing)
         return positions, [u for u, i in zip(uids, ids) if int(i) in gone]

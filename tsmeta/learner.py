@@ -17,6 +17,7 @@ from fastcore.basics import patch
 # %% ../nbs/10_learner.ipynb #c1f7225c
 import tsmeta.loaders
 from .load import TSMetaDataLoader
+from .streams import TSStreamLoader
 from .callback import row_losses
 from .tablefile import TableFile
 
@@ -61,8 +62,8 @@ class Deliveries(Callback):
         self.held, self.size = [], 0
 
 def _ours(dl):
-    if isinstance(dl, TSMetaDataLoader): return dl
-    raise TypeError(f'Only a TSMetaDataLoader knows which rows its batches are made of; got a {type(dl).__name__}. Make loaders with '
+    if isinstance(dl, (TSMetaDataLoader, TSStreamLoader)): return dl
+    raise TypeError(f'Only a TSMetaDataLoader or a TSStreamLoader knows which rows its batches are made of; got a {type(dl).__name__}. Make loaders with '
                     'TSMetaDatasets(...).dataloaders(), or pass data=: rows or a TSMetaDataset.')
 
 def _loader(learn, ds_idx, dl, data, kwargs):

@@ -125,20 +125,27 @@ def _mix64(x):
     return x ^ (x >> _32)
 
 @compiled
-def _draw1(j, n, key):
-    "The `j`-th draw from `n` rows: a permutation by eight rounds (see `plan`), with round keys made on the way"
+def _halves(i, n):
+    "The factors whose product is `n` or a little more, and `i` in terms of them"
     a = np.uint64(2*(np.int64(math.sqrt(n-1.))//2 + 1))
     b = (np.uint64(n) + a - np.uint64(1))//a
+    l = np.uint64(i)//b
+    return a, b, l, np.uint64(i) - l*b
+
+@compiled
+def _round(l, r, k, a, b):
+    l += (_mix64(r ^ k) >> _32)*a >> _32
+    l = min(l, l - a)
+    r += (_mix64(l ^ (k + _GOLD)) >> _32)*b >> _32
+    return l, min(r, r - b)
+
+@compiled
+def _draw1(j, n, key):
+    "The `j`-th draw from `n` rows: a permutation by eight rounds (see `plan`), with round keys made on the way"
     i = np.uint64(j)
     while True:
-        l = i//b
-        r = i - l*b
-        k = key
-        for _ in range(4):
-            k += _GOLD
-            l = (l + ((_mix64(r ^ k) >> _32)*a >> _32)) % a
-            k += _GOLD
-            r = (r + ((_mix64(l ^ k) >> _32)*b >> _32)) % b
+        a, b, l, r = _halves(i, n)
+        for k in range(4): l, r = _round(l, r, key + np.uint64(2*k + 1)*_GOLD, a, b)
         i = l*b + r
         if i < np.uint64(n): return np.int64(i)
 
@@ -151,13 +158,25 @@ def _spread(i, turns, n, step, key, out):
         for j in range(n[t]): out[at+j] = turns[t] + step*_draw1(j, n[t], own)
         at += n[t]
 
+_BLOCK = 32 # draws that go through a round together: the processor then works on many at a time
+
 @compiled
 def _draw(ms, starts, guess, shift, lens, offs, key, out):
-    for t in range(len(ms)):
-        d = locate1(ms[t], starts, guess, shift)
-        j, n = ms[t] - starts[d], lens[d]
-        again = j//n
-        out[t] = offs[d] + _draw1(j - again*n, n, _mix64(key ^ _mix64(np.uint64(d)*_GOLD + np.uint64(again))))
+    d, own, a = np.empty(_BLOCK, np.int64), np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
+    b, l, r = np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64), np.empty(_BLOCK, np.uint64)
+    for first in range(0, len(ms), _BLOCK):
+        size = min(_BLOCK, len(ms) - first)
+        for t in range(size):
+            d[t] = locate1(ms[first+t], starts, guess, shift)
+            j, n = ms[first+t] - starts[d[t]], lens[d[t]]
+            again = j//n
+            own[t] = _mix64(key ^ _mix64(np.uint64(d[t])*_GOLD + np.uint64(again)))
+            a[t], b[t], l[t], r[t] = _halves(j - again*n, n)
+        for k in range(4):
+            for t in range(size): l[t], r[t] = _round(l[t], r[t], own[t] + np.uint64(2*k + 1)*_GOLD, a[t], b[t])
+        for t in range(size):
+            i, n = np.int64(l[t]*b[t] + r[t]), lens[d[t]]
+            out[first+t] = offs[d[t]] + (i if i < n else _draw1(i, n, own[t]))
 
 def draw_each(
     ms, # Numbers, int64 within the quotas

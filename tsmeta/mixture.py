@@ -14,6 +14,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/09b_mixture.ipynb #7629681c
 from .mix import Mix, MixPlan, as_mix, shares
+from .load import TSMetaDataLoader
 from .callback import ByDataset, RowSums, row_losses
 
 # %% ../nbs/09b_mixture.ipynb #b34f0b19
@@ -28,6 +29,7 @@ def planned_rows(
 
 class TrackDatasets(ByDataset):
     "Count the rows of each dataset that the model was trained on, epoch by epoch"
+    loaders = TSMetaDataLoader
     def begin(self):
         dl = self.loader(0)
         self.names, self.sums = dl.dataset.names, RowSums({}, dl.dataset.index)
@@ -59,7 +61,7 @@ def _between(a, b, pos): return (1 - pos)*a + pos*b
 
 class MixtureScheduler(ByDataset):
     "Change the mix at the beginning of each epoch: by temperature, from one mix to another, by any function, or by the losses"
-    order = 40
+    order, loaders = 40, TSMetaDataLoader
     def __init__(self,
         temperature=None, # Any fastai schedule (`SchedCos(5, 1)`, `combine_scheds(…)`): position in the training (0 … 1) → temperature
         between=None, # Two mixes, as `mix=` takes them: the shares go from the first to the second

@@ -118,7 +118,9 @@ def short_hash(
 _prints = WeakKeyDictionary() # a view does not change, so it is hashed once
 
 def _view_print(view):
-    if view not in _prints: _prints[view] = short_hash(memoryview(np.ascontiguousarray(view.ids() if view.ranges is None else view.ranges)).cast('B'))
+    if view not in _prints:
+        rows = np.ascontiguousarray(view.ids() if view.ranges is None else view.ranges)
+        _prints[view] = short_hash(memoryview(rows).cast('B') if rows.size else b'')
     return _prints[view]
 
 def row_prints(

@@ -14,28 +14,22 @@ import numpy as np, torch
 
 # %% ../nbs/07d_rng.ipynb #5c310a4f
 from .plan import hash64, mix64
+from .task import kept_globals
 
 # %% ../nbs/07d_rng.ipynb #e9364465
-_bits, _begin = np.random.MT19937(0), lru_cache(64)(lambda parts: hash64(*parts))
-_numpy = np.random.RandomState(_bits)
+_begin = lru_cache(64)(lambda parts: hash64(*parts))
 
-class keyed:
+class keyed(kept_globals):
     "Run a block with the global generators of Python, numpy and torch in a state decided by `parts`, and put them back"
     def __init__(self,
         *parts:int, # Seed, epoch, batch, rank, …
     ): self.key = mix64(_begin(parts[:-1]) ^ mix64(int(parts[-1]) + _begin(())))
 
     def __enter__(self):
-        self.before = torch.default_generator.get_state(), random.getstate(), np.random.get_bit_generator()
+        super().__enter__()
         torch.default_generator.manual_seed(self.key)
         random.seed(self.key)
-        _numpy.seed(self.key & 0xffffffff)
-        np.random.set_bit_generator(_bits)
-
-    def __exit__(self, *exc):
-        torch.default_generator.set_state(self.before[0])
-        random.setstate(self.before[1])
-        np.random.set_bit_generator(self.before[2])
+        np.random.seed(self.key & 0xffffffff)
 
 # %% ../nbs/07d_rng.ipynb #b9fce3ca
 def is_random(

@@ -13,10 +13,11 @@ import numpy as np
 from collections.abc import Mapping
 from fastcore.basics import patch
 from fastcore.meta import delegates
+from numbers import Integral
 from .columns import UID, is_example, n_rows, one_row, take_rows
 from .feed import ItemFeed, RowFeed, Sampler, find_values, same_items, to_feed
 from .task import MapOptions, keyed_rng
-from .verbs import Backstage, Batch, Collate, MaxSamples, Rebatch, Run, Shuffle, SubBatch, chain_extent
+from .verbs import Backstage, Batch, Collate, MaxSamples, Rebatch, Run, Shuffle, SubBatch, chain_extent, positive
 from .background import Map, Reservoir, log
 
 # %% ../nbs/06g_stream.ipynb #5e07de69
@@ -26,12 +27,14 @@ class Stream:
         feed, # what `to_feed` makes
         verbs=(), # the steps
         seed:int=None, # same seed, same stream (default: the feed's, else drawn once from numpy's global generator)
-        missing=()): # uids that `subsample_uids` asked for and the source does not have
+        missing=(), # uids that `subsample_uids` asked for and the source does not have
+        lender=None): # another stream with these verbs, whose workers are used
         seed = getattr(feed, 'seed', None) if seed is None else seed
-        self.seed = int(np.random.randint(2**31)) if seed is None else seed
-        if self.seed < 0: raise ValueError(f'`seed={seed}`: give a whole number, 0 or more')
+        if not (seed is None or isinstance(seed, Integral) and seed >= 0): raise ValueError(f'`seed={seed}`: give a whole number, 0 or more')
+        self.seed = int(np.random.randint(2**31) if seed is None else seed)
         self.feed, self.verbs, self.missing_uids = feed, tuple(verbs), list(missing)
-        self._backstage, self._run, self._next, self._place = Backstage(), None, (0, 0, None), (0, 0, None)
+        self._lender, self._run, self._next, self._place = lender, None, (0, 0, None), (0, 0, None)
+        self._backstage = Backstage(None if lender is None else lender._backstage)
         weakref.finalize(self, self._backstage.close, .05)
 
     @classmethod
@@ -42,7 +45,7 @@ class Stream:
         seed:int=None): # the seed of orders and random numbers
         "Stream over `x`"
         if isinstance(x, cls): return x
-        return x.stream() if callable(getattr(type(x), 'stream', None)) else cls(to_feed(x, batched, columns), seed=seed)
+        return x.stream(**dict(seed=seed) if seed is not None else {}) if callable(getattr(type(x), 'stream', None)) else cls(to_feed(x, batched, columns), seed=seed)
 
     def _then(self, verb):
         self._open()
@@ -82,10 +85,13 @@ class Stream:
     def epoch(self)->int: return self._place[0]
     def set_epoch(self, epoch:int):
         "Let the next iteration be this epoch"
+        self._open()
+        if epoch < 0: raise ValueError(f'asked for epoch {epoch}: they are counted 0, 1, 2, …')
         self._next = self._place = epoch, 0, None
     def __len__(self):
         n = chain_extent(self.feed, self.verbs).items
         if n is None: raise TypeError(f'the length of {self} is not known: a mapped function may give any number of items (say `fan_out=1` if it gives one)')
+        if n and not all(v.sure for v in self.verbs): raise TypeError(f"the length of {self} is not known: `on_error='skip'` leaves out items whose function fails")
         return n
     def __repr__(self):
         what = self.feed.describe() if hasattr(self.feed, 'describe') else type(self.feed).__name__
@@ -202,6 +208,8 @@ def _chain(s, most=32):
 def load_state_dict(self:Stream, state:dict):
     "Go on where the stream that gave `state` was"
     self._open()
+    if not isinstance(state, Mapping) or not {'epoch', 'delivered', 'token', 'begins', 'seed', 'chain'} <= {*state}:
+        raise ValueError(f'this is not the state of a stream: {str(state)[:80]}')
     mine = _chain(self)
     if state['chain'] != mine:
         a, b = next(((a, b) for a, b in zip([*state['chain'], None], [*mine, None]) if a != b))
@@ -252,13 +260,21 @@ def _found(feed, uids, name, sampler):
     return ItemFeed([rows[i] for i in positions], sampler=sampler), len(positions), missing
 
 @patch
+def work_on(self:Stream, x)->Stream: # anything that `Stream.of` takes, or a feed
+    "The same work over all rows of another source, in its order"
+    self._open()
+    verbs, feed = _all_rows(self.verbs), Stream.of(x, seed=self.seed).feed
+    return Stream(feed, verbs, self.seed, lender=self if verbs == [*self.verbs] else None)
+
+@patch
 def subsample_uids(self:Stream, uids, # uids, or for a metadataset also (dataset, row) pairs
                    uids_name:str='sample_uid', # the column of the source that has them
                    sampler:Sampler=None): # another order (default: that of `uids`)
     "The same chain over the rows with these uids, in this order; uids that are missing are reported"
     self._open()
     if sampler is not None: _refused(self.feed, 'sampler')
-    feed, n, missing = _found(self.feed, list(uids), uids_name, sampler)
+    if not len(uids := list(uids)): raise ValueError('no uids were asked for')
+    feed, n, missing = _found(self.feed, uids, uids_name, sampler)
     if not n: raise ValueError(f'none of the {len(missing)} uids asked for is in column {uids_name!r} of the source: {missing[:5]}')
     if missing: log.warning(f'{len(missing)} of the uids asked for are not in the source: {", ".join(map(str, missing[:10]))}{" …" * (len(missing) > 10)}')
     return Stream(feed, _all_rows(self.verbs), self.seed, missing)
@@ -268,6 +284,7 @@ def subsample(self:Stream, n:int, # rows
               seed:int=None): # which rows (default: the stream's)
     "The same chain over `n` rows of the source, drawn at random, in the source's order"
     self._open()
+    n = positive(n)
     rng = keyed_rng((self.seed if seed is None else seed, 0))
     if hasattr(self.feed, 'pick'): return Stream(self.feed.pick(np.sort(rng.permutation(self.feed.total)[:n])), _all_rows(self.verbs), self.seed)
     kept, seen = {}, 0

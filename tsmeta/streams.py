@@ -8,94 +8,55 @@ Docs: https://tsmeta.github.io/tsmeta/streams.html.md"""
 __all__ = ['TSStreamLoader']
 
 # %% ../nbs/08d_streams.ipynb #089a9c36
+import random
+import numpy as np
+import torch.distributed as dist
 from collections.abc import Mapping
-import numpy as np, torch
 from fastai.data.core import TfmdDL
-from fastai.torch_core import apply, default_device, to_detach, to_device
+from fastai.torch_core import default_device, to_device
 from fastcore.basics import patch
+from fasttransform import Pipeline
 
 # %% ../nbs/08d_streams.ipynb #20e3f052
-from .index import View
-from .feed import PlanFeed
+from .columns import UID
+from .verbs import chain_extent
 from .stream import Stream
 from .meta import TSMetaDataset
 from .rng import is_random, keyed
-from .ranks import gather_rows, grouped, process_rank, ranked, row_prints, short_hash
+from .ranks import Sharded, process_rank, ranked, row_prints, short_hash
 from .load import TSMetaDataLoader
+from .loader_feed import LoaderFeed
 from .loaders import TSMetaDataLoaders
 
-# %% ../nbs/08d_streams.ipynb #70a18b1e
-class _Fetch:
-    "The columns of a batch, by global ids"
-    def __init__(self, ds): self.ds = ds
-    def __call__(self, ids):
-        x, y = self.ds.gather(ids)
-        return dict(x=x) if y is None else dict(x=x, y=y)
-
-class _Slices:
-    "The deliveries of a plan to one process, as a plan"
-    def __init__(self, plan, deal):
-        self.plan, self.deal, self.seed, self.bs = plan, deal, plan.seed, plan.bs//deal.world_size
-        self.n_rows, self.mix = deal.own(plan.sizes()), getattr(plan, 'mix', None)
-        if len(self) > len(plan) and plan.uneven:
-            raise ValueError(f'{plan}: batches that cannot be dealt out evenly to {deal.world_size} processes would become two items. Give drop_last=True, or stream in one process.')
-    def __len__(self): return self.deal.deliveries(self.plan.sizes())
-    @property
-    def shares_rows(self): return any(self.deal._even(n)[1] for n in self.plan.sizes())
-    @property
-    def fingerprint(self): return self.plan.fingerprint
-    def many(self, epoch, i, j):
-        "Deliveries `i … j-1`; only the last batch can become two"
-        n = len(self.plan)
-        mine = [own for rows in self.plan.many(epoch, min(i, n-1), min(j, n)) for own, _, _ in self.deal(rows)]
-        return mine[i - min(i, n-1):][:j-i]
-
-@patch
-def stream(self:TSMetaDataset,
-    bs:int=64, # Rows per batch
-    shuffle:bool=False, # A new order each epoch
-    seed:int=0, # Decides the order
-    drop_last:bool=False, # Leave out an incomplete last batch
-    mix=None, # How much of each dataset an epoch holds, as for loaders
-    rank:int=None, world_size:int=None, # Which of how many processes this is; found out if `None`
-)->Stream: # Batches: dicts of `x`, `y` (numpy) and `sample_uid`, the global ids
-    "Stream the batches a loader with the same arguments delivers, for work to be added"
-    dl = TSMetaDataLoader(self, bs, shuffle, drop_last, seed=seed, mix=mix, rank=rank, world_size=world_size, device='cpu')
-    plan = dl.plan if dl.deal.world_size == 1 else _Slices(dl.plan, dl.deal)
-    view = View(slice(None), len(self.index)) if self._view is None else self._view
-    return Stream.of(PlanFeed(plan, _Fetch(self), view, self.index, self.names, dl.deal.rank))
-
 # %% ../nbs/08d_streams.ipynb #92470db6
-class TSStreamLoader(TfmdDL):
+class TSStreamLoader(Sharded, TfmdDL):
     "Batches of a stream over a metadataset, typed and with the ids of their rows"
     def __new__(cls, *args, **kwargs): return super().__new__(ranked(cls) if process_rank()[1] > 1 else cls)
 
     def __init__(self,
-        stream:Stream, # Dict batches with `x`, perhaps `y`, and `sample_uid`; each item in gives one item out (`fan_out=1`)
+        stream:Stream, # Dict batches with `x`, perhaps `y`, and `sample_uid`; each item in gives a known number of items out (`fan_out=1`)
         dataset=None, # The metadataset part the ids belong to; taken from the stream's source if `None`
         device=None, # Where batches go; fastai's default device if `None`
         batch_tfms=None, # Transforms of whole batches
+        x_shape=None, # Shape of one row; that of the first batch, which is made to see it, if `None`
     ):
-        fetch = getattr(stream.feed, 'fetch', None)
-        dataset = getattr(fetch, 'ds', None) if dataset is None else dataset
+        feed, self.stream = stream.feed, stream
+        dataset = getattr(getattr(feed, 'fetch', None), 'ds', None) if dataset is None else dataset
         if not isinstance(dataset, TSMetaDataset): raise TypeError('Say which metadataset the ids of this stream belong to: dataset=mds.train.')
-        if isinstance(plan := getattr(stream.feed, 'plan', None), _Slices) and plan.shares_rows:
-            raise ValueError('Rows that cannot be dealt out evenly to processes would count once for each of them. Stream with drop_last=True; validate with a TSMetaDataLoader.')
-        self.stream, self._ids, self._n = stream, None, len(stream)
-        first = self._peek(lambda: next(iter(stream), {}))
-        has = sorted(first) if isinstance(first, Mapping) else type(first).__name__
-        if not {'x', 'sample_uid'} <= {*has}:
-            raise ValueError(f'Batches for training need x and sample_uid; those of {stream} have {has or "nothing"}. Functions of .map must pass both on.')
-        self._x_shape = first['x'].shape[1:]
-        tfms = None if batch_tfms is None else list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
-        TfmdDL.__init__(self, dataset, bs=getattr(stream.feed, 'bs', None) or 1, num_workers=0, after_batch=tfms,
-                        device=default_device() if device is None else device)
+        self._n = chain_extent(feed, stream.verbs).items
+        if self._n is None: len(stream)
+        self._ids, self._all_ids, self._shared, self._agreed, self._sized = None, None, False, False, False
+        self._join_ranks()
+        self._x_shape = tuple(self._peek(lambda: self._checked(next(iter(stream), {})))['x'].shape[1:]) if x_shape is None else x_shape
+        tfms, own = [batch_tfms] if callable(batch_tfms) and not isinstance(batch_tfms, Pipeline) else batch_tfms, getattr(feed, 'dl', None)
+        rng = random.getstate()
+        try: TfmdDL.__init__(self, dataset, bs=own.bs if own else getattr(feed, 'bs', None) or 1, shuffle=bool(own and own.shuffle), drop_last=bool(own and own.drop_last),
+                             num_workers=0, after_batch=tfms, do_setup=x_shape is None, device=default_device() if device is None else device)
+        finally: random.setstate(rng)
 
     def __len__(self): return self._n
-    def to_detach(self, b, cpu=True, gather=True):
-        "Detach what was found about the last batch: of all processes, slice after slice"
-        b = to_detach(b, cpu=cpu, gather=False)
-        return apply(lambda o: gather_rows(o) if isinstance(o, torch.Tensor) else o, b) if gather and grouped() else b
+    @property
+    def plan(self): return self.stream.feed.plan
     @property
     def vars(self): return self._x_shape[-2]
     @property
@@ -106,20 +67,32 @@ class TSStreamLoader(TfmdDL):
     def where(self): return None if self._ids is None else self.dataset.where(self._ids)
     def _one_pass(self): self._n_inp, self._types = 1, {tuple: self.dataset.types}
 
+    def _checked(self, b):
+        has = sorted(b) if isinstance(b, Mapping) else type(b).__name__
+        if not {'x', UID} <= {*has}:
+            raise ValueError(f'Batches for training need x and sample_uid; those of {self.stream} have {has or "nothing"}. Functions of .map must pass both on.')
+        if odd := [k for k in ('x', 'y') if k in b and len(b[k]) != len(b[UID])]:
+            raise ValueError(f'A batch of {self.stream} has {len(b[UID])} sample_uid, but {len(b[odd[0]])} rows in {odd[0]!r}. Functions of .map must choose rows of all columns alike.')
+        return b
+
     def __iter__(self):
+        self._agree()
         self.before_iter()
-        typed, seed = self.dataset.typer(), self.stream.seed
-        for b in self.stream:
-            self._ids = self.dataset._last = np.asarray(b['sample_uid'])
-            out = to_device(typed(np.ascontiguousarray(b['x'], dtype=np.float32), b.get('y')), self.device)
+        typed, feed, (epoch, n, _) = self.dataset.typer(), self.stream.feed, self.stream._next
+        told = feed.deliveries(epoch, n) if self._told and self._place[1] > 1 else None
+        for n, b in enumerate(self.stream, n):
+            self._tell(self._checked(b), told and next(told))
+            out = to_device(typed(np.ascontiguousarray(b['x'], dtype=np.float32), y if (y := b.get('y')) is None or hasattr(y, 'shape') else np.asarray(y)), self.device)
             if not any(map(is_random, getattr(self.after_batch, 'fs', [self.after_batch]))): out = self.after_batch(out)
             else:
-                with keyed(seed, *self.stream._place[:2]): out = self.after_batch(out)
+                rank, world = self._place
+                with keyed(self.stream.seed, epoch, n, *([world if self._shared else rank] if world > 1 else [])): out = self.after_batch(out)
             yield out
         self.after_iter()
 
     def one_batch(self):
         "The first batch of the epoch to come, without beginning it"
+        if not self._n: raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
         return self._peek(lambda: next(iter(self)))
 
     def _peek(self, look):
@@ -129,27 +102,111 @@ class TSStreamLoader(TfmdDL):
         try: return look()
         finally: s._run, s._next, s._place = run, after, place
 
-    @property
-    def epoch(self): return self.stream.epoch
-    def set_epoch(self, epoch:int):
-        "Make the next iteration the beginning of this epoch"
-        self.stream.set_epoch(epoch)
-    def state_dict(self)->dict:
-        "Where the stream is: JSON of at most 1 KB"
-        return self.stream.state_dict()
-    def load_state_dict(self, state:dict):
-        "Go on from where another loader of the same stream was"
-        self.stream.load_state_dict(state)
-    def fingerprints(self)->dict: # name → 16 hex digits (sha256)
-        "Hashes of the datasets, of the rows of this part, and of the order with all work that is added"
-        return dict(**row_prints(self.dataset), order=short_hash(self.stream.seed, *self.stream.state_dict()['chain']))
+# %% ../nbs/08d_streams.ipynb #cfbcbcfe
+@patch(as_prop=True)
+def _told(self:TSStreamLoader):
+    "Does the plan tell the rows of each batch?"
+    return isinstance(self.stream.feed, LoaderFeed) and all(v.one_to_one for v in self.stream.verbs)
 
-    def new(self, dataset=None, **kwargs):
-        "The same loader; without rows, for an exported learner, a loader of the metadataset"
-        if dataset is not None and dataset is not self.dataset:
-            return TSMetaDataLoader(dataset, bs=self.bs, after_batch=self.after_batch, do_setup=False, device=self.device)
-        if kwargs.pop('shuffle', False): raise ValueError('The order of a stream is decided where it is made: .stream(shuffle=…).')
-        return self
+@patch
+def _join_ranks(self:TSStreamLoader):
+    "Find out which process this is, and refuse chains that would set processes apart"
+    feed, verbs = self.stream.feed, self.stream.verbs
+    self._place = feed.dl._place if isinstance(feed, LoaderFeed) else process_rank()
+    w = self._place[1]
+    if w == 1: return
+    if not isinstance(feed, LoaderFeed): raise ValueError(f'{self.stream} does not know of {w} processes, so each would train on all of it. Stream a metadataset: mds.train.stream(…).')
+    if not all(v.sure for v in verbs): raise ValueError("on_error='skip' leaves out batches, and processes would no longer have as many. Use it in one process, or clean the rows first.")
+    self._sizes = self.plan.sizes()
+    if self._told: return
+    if feed.rests: raise ValueError(f'{self.stream} does not give one batch for each, so rows that cannot be dealt out evenly to {w} processes would be lost track of. Stream with drop_last=True.')
+    if len(self._sizes) > 1 and not all(v.exact for v in verbs):
+        raise ValueError(f'{self.stream} delivers what is ready first, which would give {w} processes batches of different sizes. Stream with drop_last=True, or in order.')
+
+@patch
+def _tell(self:TSStreamLoader, b, told):
+    "Note which rows a batch is made of, and those of all processes"
+    self._ids = self.dataset._last = np.asarray(b[UID])
+    self._all_ids, self._shared, self._sized = None, False, False
+    if told is None: return
+    own, self._all_ids, self._shared = told
+    if not np.array_equal(own, self._ids):
+        raise ValueError(f'A function of {self.stream} has left out rows or put them in another order. Of several processes, each needs the rows it was given: {own[:5]}…, got {self._ids[:5]}….')
+
+@patch(as_prop=True)
+def all_ids(self:TSStreamLoader):
+    "Global ids of the rows that all processes together were given last, in the order in which `to_detach` puts them together"
+    if self._ids is None or self._place[1] == 1: return self._ids
+    if self._all_ids is None: raise ValueError(f'{self.stream} does not give one batch for each, so a process does not know the rows of the others. Predict in one process: .stream(…, rank=0, world_size=1).')
+    return self._all_ids
+
+@patch
+def to_detach(self:TSStreamLoader, b, cpu=True, gather=True):
+    "Detach what was found about the last batch: of all processes, every row once"
+    if gather and self._gathers() and not (self._told or self._sized):
+        dist.all_gather_object(sizes := [None]*self._place[1], len(self._ids))
+        if len({*sizes}) > 1: raise ValueError(f'Processes have batches of {sizes} rows. Functions of {self.stream} must give as many rows in each.')
+        self._sized = True
+    return Sharded.to_detach(self, b, cpu, gather)
+
+# %% ../nbs/08d_streams.ipynb #ce05a5dd
+@patch
+def get_idxs(self:TSStreamLoader):
+    "Positions in the set, of all processes together, in the order of the epoch to come"
+    keeps = self._told or self._place[1] == 1 and isinstance(self.stream.feed, LoaderFeed) and all(v.keeps_rows for v in self.stream.verbs)
+    if not keeps: raise ValueError(f'{self.stream} may give other rows than its source has, or in another order: use get_preds(reorder=False), or predict_table, which says what each row is.')
+    return self.stream.feed.dl._positions(self.epoch)
+
+@patch
+def new(self:TSStreamLoader,
+    dataset=None, # Other data; the same if `None`
+    cls=None, # Another class of loader
+    **kwargs, # What is to change: `bs`, `shuffle`, `drop_last`, `get_idxs`, `device`, …
+):
+    "Make a loader of the same work, with some changes, at the beginning of its epochs"
+    feed, order, device = self.stream.feed, kwargs.pop('get_idxs', None), kwargs.pop('device', self.device)
+    if not isinstance(feed, LoaderFeed):
+        if dataset is None or dataset is self.dataset: return self
+        return TSMetaDataLoader(dataset, bs=self.bs, after_batch=self.after_batch, do_setup=False, device=device)
+    if order is not None: dataset, kwargs = (self.dataset if dataset is None else dataset).subset(order()), dict(shuffle=False, drop_last=False) | kwargs
+    source = LoaderFeed(feed.dl.new(dataset, **{**kwargs, 'num_workers': 0}))
+    new = (type(self) if cls is None else cls)(self.stream.work_on(source), device=device, batch_tfms=self.after_batch, x_shape=self._x_shape)
+    new._one_pass()
+    return new
+
+@patch
+def __getstate__(self:TSStreamLoader):
+    "Without workers, which give the same: where an exported learner is loaded, they might not find the functions of its chain"
+    s = self.stream
+    return {k: v for k, v in self.__dict__.items() if k not in ('_types', '_place')} | dict(_agreed=False, stream=Stream(s.feed, [v.here() for v in s.verbs], s.seed))
+
+@patch
+def __setstate__(self:TSStreamLoader, state):
+    self.__dict__.update(state)
+    self._join_ranks()
+
+TSStreamLoader.epoch = property(lambda self: self.stream._next[0], lambda self, e: self.set_epoch(e), doc='The epoch to come')
+TSStreamLoader.new_dl = TSMetaDataLoader.new_dl
+
+@patch
+def set_epoch(self:TSStreamLoader, epoch:int):
+    "Make the next iteration the beginning of this epoch"
+    self.stream.set_epoch(epoch)
+
+@patch
+def state_dict(self:TSStreamLoader)->dict:
+    "Where the stream is: JSON of at most 1 KB"
+    return self.stream.state_dict()
+
+@patch
+def load_state_dict(self:TSStreamLoader, state:dict):
+    "Go on from where another loader of the same stream was"
+    self.stream.load_state_dict(state)
+
+@patch
+def fingerprints(self:TSStreamLoader)->dict: # name → 16 hex digits (sha256)
+    "Hashes of the datasets, of the rows of this part, and of the order with all work that is added"
+    return dict(**row_prints(self.dataset), order=short_hash(self.stream.seed, *self.stream.state_dict()['chain']))
 
 # %% ../nbs/08d_streams.ipynb #ad0d2d69
 @patch(cls_method=True)

@@ -13,18 +13,23 @@ import os, threading, weakref
 from collections import Counter, deque
 from dataclasses import dataclass
 from functools import partial
+from numbers import Integral
 from .columns import n_rows, take_rows, join_rows, one_row, is_example
-from .task import keyed_rng
+from .task import ItemKeys, keyed_rng
 from .pool import ProcessPool, ThreadPool
 from .calls import Calls, InlineCalls
 
 # %% ../nbs/06e_verbs.ipynb #1a4d4318
 class Backstage:
     "What one stream keeps between epochs: its pools of workers, its reservoirs, and where `max_samples` begins"
-    def __init__(self): self.pools, self.kept, self.runs, self.closed, self.lock = {}, {}, weakref.WeakSet(), False, threading.Lock()
+    def __init__(self, lender=None): # backstage of a stream with the same verbs, whose workers are used
+        self.pools, self.kept, self.runs, self.ended, self.lock, self.lender = {}, {}, weakref.WeakSet(), False, threading.Lock(), lender
+    @property
+    def closed(self): return self.ended or self.lender is not None and self.lender.closed
 
     def pool(self, k, verb):
         "The running pool of verb `k`; a new one if the last one died or belongs to another process"
+        if self.lender is not None: return self.lender.pool(k, verb)
         with self.lock:
             pool = self.pools.get(k)
             if pool is None or not pool.usable or pool.pid != os.getpid():
@@ -33,8 +38,8 @@ class Backstage:
         return pool
 
     def close(self, grace=1.):
-        "End runs and workers"
-        self.closed = True
+        "End runs, and workers that are its own"
+        self.ended = True
         for run in list(self.runs): run.cancel()
         for pool in self.pools.values(): pool.close(grace)
 
@@ -48,12 +53,16 @@ class Run:
         return partial(self.verbs[k - 1].run, self, k) if k else self._source
     def _source(self, epoch, token=None):
         for i, item in enumerate(self.feed.epoch(epoch, token or 0), (token or 0) + 1): yield item, i
-    def key(self, k, epoch): return self.seed, epoch, k, getattr(self.feed, 'rank', 0)
+    def keys(self, k, epoch):
+        "The keys of the items that reach verb `k`"
+        rank, of = getattr(self.feed, 'rank', 0), getattr(self.feed, 'rank_of', None)
+        return ItemKeys(self.seed, epoch, k, partial(of, epoch) if of and all(v.one_to_one for v in self.verbs[:k - 1]) else rank)
     def calls(self, k, verb, upstream, epoch, first=0, token=None):
         "Start the work of verb `k` on `upstream`"
+        keys = self.keys(k, epoch)
         stats = self.stats.setdefault(k, Counter({n: 0 for n in ('in', 'out', 'skipped', 'failed', 'wait_source', 'wait_workers', 'wait_consumer')}))
-        if not verb.options.num_workers: calls = InlineCalls(upstream, verb.task, verb.options, self.key(k, epoch), stats, first, token)
-        else: calls = Calls(upstream, self.backstage.pool(k, verb), self.key(k, epoch), stats, first, token).start()
+        if not verb.options.num_workers: calls = InlineCalls(upstream, verb.task, verb.options, keys, stats, first, token)
+        else: calls = Calls(upstream, self.backstage.pool(k, verb), keys, stats, first, token).start()
         self.active[k] = calls
         return calls
     def cancel(self):
@@ -83,12 +92,16 @@ def chain_extent(feed, verbs)->Extent:
 class Verb:
     "A step of a stream"
     exact = True # the same items in each run of an epoch, so that a state can be resumed
+    sure = True # as many items as `extent` says, not fewer
+    keeps_rows = False # the same rows in the same order, if functions keep them
+    one_to_one = False # and one item for each
     def extent(self, e): return e
+    def here(self): return self # the same verb without workers
     def describe(self): return type(self).__name__.lower()
 
 class Batch(Verb):
     "Join `n` items into one batch"
-    def __init__(self, n, drop_last=False): self.n, self.drop_last = positive(n), drop_last
+    def __init__(self, n, drop_last=False): self.n, self.drop_last, self.keeps_rows = positive(n), drop_last, not drop_last
     def run(self, run, k, epoch, token=None):
         kept = []
         for item, token in run.at(k - 1)(epoch, token):
@@ -107,8 +120,8 @@ class Batch(Verb):
 
 def positive(n, what='n'):
     "Check a count given by the user"
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1: raise ValueError(f'`{what}={n!r}`: give a whole number above 0')
-    return n
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1: raise ValueError(f'`{what}={n!r}`: give a whole number above 0')
+    return int(n)
 
 class Rebatch(Batch):
     "Cut and join batches into batches of exactly `n` rows"
@@ -149,6 +162,7 @@ class SubBatch(Batch):
 
 class Collate(Verb):
     "Turn each item into a dict of columns, or into what `fn` makes of it"
+    keeps_rows = one_to_one = True
     def __init__(self, fn=None):
         if fn is not None and not callable(fn): raise TypeError(f'cannot collate with {fn!r}: give a function of one item')
         self.fn = fn or columns_of
@@ -212,8 +226,7 @@ class Shuffle(Verb):
     "Mix items through a buffer"
     def __init__(self, buffer, seed=None): self.buffer, self.seed = positive(buffer, 'buffer'), seed
     def run(self, run, k, epoch, token=None):
-        seed, *rest = run.key(k, epoch)
-        rng, done = keyed_rng((seed if self.seed is None else self.seed, *rest)), token or 0
+        rng, done = keyed_rng((run.seed if self.seed is None else self.seed, epoch, k, getattr(run.feed, 'rank', 0))), token or 0
         for i, item in enumerate(self._mixed(run.at(k - 1)(epoch, None), rng), 1):
             if i > done: yield item, i
     def _mixed(self, items, rng):

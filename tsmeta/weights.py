@@ -90,13 +90,14 @@ def rows_by_dataset(
 
 def bucket_keys(
     ds:TSMetaDataset, # The set whose rows are loaded
-    batching, # 'per_dataset', a column of `info`, or one key per dataset
+    batching, # 'per_dataset', 'bucket' (rows of one length), a column of `info`, or one key per dataset
 ): # One key per dataset
     "What the rows of one batch have in common"
     if not isinstance(batching, str): return np.asarray(batching)
     if batching == 'per_dataset': return np.arange(len(ds.lens))
     columns = [] if ds.info is None else list(ds.info)
-    if batching not in columns: raise ValueError(f"batching must be 'per_dataset', a column of info ({', '.join(columns) or 'there are none'}) or one key per dataset, got {batching!r}.")
+    if batching == 'bucket' and batching not in columns: return np.zeros(len(ds.lens)) if (own := getattr(ds.gather, 'own_steps', None)) is None else own
+    if batching not in columns: raise ValueError(f"batching must be 'per_dataset', 'bucket', a column of info ({', '.join(columns) or 'there are none'}) or one key per dataset, got {batching!r}.")
     return ds.info[batching].astype(str).to_numpy()
 
 def _length_keys(ds):
@@ -108,7 +109,7 @@ def _length_keys(ds):
 def has_keys(ds, batching):
     "Can the datasets of this set be put into buckets in that way?"
     if not isinstance(batching, str): return len(batching) == len(ds.lens)
-    return batching == 'per_dataset' or ds.info is not None and batching in ds.info
+    return batching in ('per_dataset', 'bucket') or ds.info is not None and batching in ds.info
 
 def run_plan(
     ds:TSMetaDataset, # The set whose rows are loaded
@@ -144,7 +145,7 @@ def plan_for(
     full = shuffle in (True, False, 'full')
     if batching is None and full and getattr(mix, 'batching', 'random') == 'random' and not any(v is not None for v in rows.values()): batching = _length_keys(ds)
     _at_odds(full, shuffle, [n for n, k in (('weights', 'weights'), ('stratify', 'groups'), ('partial_n', 'take')) if rows.get(k) is not None], mix, batching)
-    if batching is not None and not shuffle: return run_plan(ds, batching, bs)
+    if batching is not None and not (shuffle and len(ds)): return run_plan(ds, batching, bs)
     by_ds = dict(drop_last=drop_last, names=ds.names)
     if batching is not None:
         return BucketPlan(ds.lens, bucket_keys(ds, batching), bs, 'proportional' if mix is None else mix, where=rows_by_dataset(ds), **by_ds)
