@@ -217,3 +217,17 @@ def test_a_column_can_label_recordings(tmp_path):
     for more, says in [(['--y', 'stat'], 'the columns state'), (['--y', 'empty'], "says nothing about 'b' (1)"), (['--y', 'state', '--horizon', '5'], 'one or the other')]:
         assert says in call('info', *how, *more, code=1).stderr
     assert 'to be given with --info' in call('info', f'{tmp_path}/*.npy', '--window', '20', '--y', 'state', code=1).stderr
+
+
+def test_times_on_the_command_line(tmp_path):
+    for who, gap in (('ann', 3600), ('bob', 0)):
+        seconds = np.arange(60) + gap*(np.arange(60) >= 25)
+        pd.DataFrame(dict(t=pd.Timestamp('2026-03-01T08:00') + pd.to_timedelta(seconds, 's'), hr=np.sin(seconds))).to_csv(tmp_path/f'{who}.csv', index=False)
+    how = ['--window', '10', '--times', 't', '--max-gap', '2s']
+    said = json.loads(call('info', str(tmp_path), *how, '--json').stdout)
+    assert said['vars'] == 1 and [o['rows'] for o in said['table']] == [5, 6] and [o['gaps'] for o in said['table']] == [1, 0]
+    assert '2 recordings: dates, 1 regular, 1 with gaps' in call('pack', str(tmp_path), str(tmp_path/'store'), *how).stdout
+    again = json.loads(call('info', str(tmp_path/'store'), '--json').stdout)
+    assert [{k: o[k] for k in ('rows', 'from', 'to', 'gaps', 'nans')} for o in again['table']] == [{k: o[k] for k in ('rows', 'from', 'to', 'gaps', 'nans')} for o in said['table']]
+    assert 'is sound' in call('verify', str(tmp_path/'store')).stdout
+    assert '--max-gap 2s needs --times' in call('info', str(tmp_path), '--window', '10', '--max-gap', '2s', code=1).output

@@ -14,8 +14,11 @@ from tsmeta.datasets import TSMetaDatasets
 from tsmeta.inputs import DatasetInput, WithDataset
 from tsmeta.meta import TSMetaDataset
 from tsmeta.own_labels import OwnLabels, label_table
+from tsmeta.metrics import DatasetMetrics
 from tsmeta.policies import Policies
 from tsmeta.policy_file import policies_from_json, policies_to_json
+from tsmeta.registry import make_arch
+from tsmeta.safe import load_safe
 from tsmeta.scale import StandardizeByDataset
 from tsmeta.splitter import EachSplitter
 import tsmeta.all
@@ -144,6 +147,59 @@ def test_groups_and_mistakes():
     with pytest.raises(ValueError, match='knows no datasets yet'): WithDataset(conv(2), 2, DatasetInput())
     with pytest.raises(ValueError, match='1 facts'): WithDataset(conv(2), 2, by_site)(m[[0]][0])
     with pytest.raises(ValueError, match='unknown=1'): DatasetInput(unknown=1)
+
+
+def rows_of(kind):
+    info = pd.DataFrame(dict(age=[1., 2, 9]))
+    if kind == 'classes': return meta()
+    if kind == 'numbers': return TSMetaDataset({k: (x, x.mean((1, 2))) for k, (x, y) in PROBLEMS.items()}, info=info)
+    return TSMetaDataset.from_recordings({k: np.random.default_rng(0).normal(size=(2, 90)).astype('f4') for k in 'abc'}, window=12, stride=2, horizon=3, info=info)
+
+
+@pytest.mark.parametrize('arch, kwargs', [('InceptionTimePlus', dict(nf=4)), ('TSTPlus', dict(d_model=16, n_heads=2, n_layers=1)), ('LSTMPlus', {})])
+@pytest.mark.parametrize('kind', ['classes', 'numbers', 'forecast'])
+def test_architectures_of_tsai_are_told_and_exported_both_ways(arch, kwargs, kind, tmp_path):
+    pytest.importorskip('tsai')
+    m, facts, about = rows_of(kind), DatasetInput(unknown=.2), DatasetInput(covariates=['age'])
+    mds = split(m)
+    dls = mds.dataloaders(bs=16, seed=0, device='cpu', batch_tfms=[StandardizeByDataset(), facts, about])
+    model = WithDataset(lambda n: make_arch(arch, n, dls.c, dls.len, dls.d, **kwargs), dls.vars, facts, about)
+    learn = fit(Learner(dls, model, cbs=OwnLabels() if kind == 'classes' else None, path=tmp_path), 1)
+    with learn.no_bar(): p, table = learn.get_preds()[0], learn.predict_table()
+    learn.export('m.pkl')
+    learn.export_safe(tmp_path/'safe')
+    x = PROBLEMS['gun'][0]
+    new = [TSMetaDataset.from_recordings({n: x[0].repeat(4, 1)}, window=12, horizon=3, info=dict(age=[5.])) if kind == 'forecast' else TSMetaDataset({n: x}, info=dict(age=[5.])) for n in ('never seen', m.names[0])]
+    found = []
+    for again in (load_learner(tmp_path/'m.pkl'), load_safe(tmp_path/'safe')):
+        with again.no_bar():
+            assert torch.equal(again.get_preds(dl=again.dls.test_dl(mds.valid))[0], p)
+            pd.testing.assert_frame_equal(again.predict_table(dl=again.dls.test_dl(mds.valid, with_labels=True)), table)
+            found.append([again.get_preds(dl=again.dls.test_dl(o))[0] for o in new])
+    assert all(torch.equal(a, b) and torch.isfinite(a).all() for a, b in zip(*found))
+    assert not torch.equal(*found[0])  # what is known of the dataset matters
+    if kind == 'classes': assert found[1][1][:, 2:].max() == 0 and found[1][0][:, 2:].max() > 0
+
+
+def test_tables_and_metrics_are_those_of_the_own_labels(tmp_path):
+    m = meta()
+    mds = split(m)
+    dls = mds.dataloaders(bs=16, seed=0, device='cpu')
+    learn = fit(Learner(dls, make_arch('small', dls.vars, dls.c, dls.len), metrics=accuracy, cbs=[OwnLabels(), DatasetMetrics(accuracy, 'loss')], path=tmp_path), 1)
+    last = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]))
+    with learn.no_bar(): table = learn.predict_table(probs=True)
+    per = table.assign(hit=table.prediction == table.target).groupby('name')
+    assert all(p.startswith(n + '/') for n, p in zip(table.name, table.prediction))
+    np.testing.assert_allclose([last['accuracy'], last['accuracy_mean'], last['loss_mean'], last['valid_loss']],
+                               [(table.prediction == table.target).mean(), per.hit.mean().mean(), per.loss.mean().mean(), table.loss.mean()], rtol=1e-5)
+    learn.export_safe(tmp_path/'safe')
+    again = load_safe(tmp_path/'safe')
+    with again.no_bar(): pd.testing.assert_frame_equal(again.predict_table(dl=again.dls.test_dl(mds.valid, with_labels=True), probs=True), table)
+    facts = json.loads((tmp_path/'safe'/'tsmeta.json').read_text())
+    for bad in ({**facts['own_labels'], 'labels': [[99]]*3}, {'names': []}, dict(facts['own_labels'], fill='x')):
+        with pytest.raises((ValueError, KeyError)): OwnLabels.of_facts(bad, m.c)
+    w = dls.cws_by_dataset
+    for d, n in enumerate(m.names): assert ((w[d] > 0) == torch.tensor([v.startswith(n + '/') for v in m.vocab])).all()
 
 
 # --- other names for labels

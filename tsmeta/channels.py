@@ -47,6 +47,10 @@ class Mapped:
         "Refused: what a function makes of windows is not a recording any more"
         raise ValueError(f'{self!r}: windows that are changed as they are read are not a recording. Change the recordings, or pack them as they are.')
 
+    def recording_steps(self):
+        "Refused like the recording"
+        return self.recording()
+
     def _x(self, rows):
         x = self.src.open()[0]
         return self.src.read(rows) if x is None else x[rows]
@@ -148,6 +152,11 @@ class Framed(Mapped):
         "The whole recording with the variables of the frame"
         if self.shape[1] != self.src.shape[1]: return super().recording()
         rec = self.src.recording()
+        return self._place(rec[None], rec.shape[1])[0]
+    def recording_steps(self):
+        "All steps of the recording, gaps or not, with the variables of the frame"
+        if self.shape[1] != self.src.shape[1]: return self.recording()
+        rec = self.src.recording_steps()
         return self._place(rec[None], rec.shape[1])[0]
 
 # %% ../nbs/00b_channels.ipynb #57562525

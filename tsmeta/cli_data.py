@@ -15,10 +15,12 @@ import numpy as np, pandas as pd
 
 # %% ../nbs/11a_cli_data.ipynb #c9d1fb09
 import tsmeta.face, tsmeta.open, tsmeta.recordings
+from .times import Times
 from .splitter import EachSplitter, HoldoutSplitter, WalkForwardSplitter
 from .subset import as_splits, describe_lines, left_out, rows_of_each
 from .leak import check_leakage, leak_text
 from .store import Store
+from .clocks import clocked
 from .split_file import SplitFile, data_facts, data_key
 from .meta import TSMetaDataset
 from .datasets import TSMetaDatasets
@@ -35,6 +37,13 @@ def _columns(pairs):
         if not eq or not name: raise ValueError(f'--column takes WHAT=NAME, such as id=patient, got {pair!r}.')
         out[what] = _comma(name) if what == 'values' else name
     return out or None
+
+def _times(cut):
+    "When steps happened, from `--times` and `--max-gap`"
+    if cut.max_gap is None: return cut.times
+    if cut.times is None: raise ValueError(f'--max-gap {cut.max_gap} needs --times: the column that says when steps happened.')
+    try: return Times(cut.times, max_gap=float(cut.max_gap))
+    except ValueError: return Times(cut.times, max_gap=cut.max_gap)
 
 def _home(path): return str(path).replace(str(Path.home()), '~', 1)
 
@@ -66,7 +75,7 @@ def open_data(
 )->TSMetaDataset:
     "Open the data that a command line means"
     cut = cut or DataOptions()
-    how = dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon, vocab=_comma(cut.vocab), var_names=_comma(cut.var_names),
+    how = dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon, times=_times(cut), vocab=_comma(cut.vocab), var_names=_comma(cut.var_names),
                labels=None if cut.labels is None else str(cut.labels.value if hasattr(cut.labels, 'value') else cut.labels))
     meta = TSMetaDataset.open([data, *cut.more] if cut.more else data, **{k: v for k, v in how.items() if v})
     if data.startswith('demo:'): say(f'The recordings of {data} are kept in {_home(tsmeta.open.cache_folder())}.')
@@ -80,7 +89,7 @@ def count_nans(
 )->int:
     "Count missing numbers in the rows of a dataset; those of a recording once, in however many windows they are"
     if np.dtype(src.dtype).kind != 'f': return 0
-    if getattr(src, 'windowed', False): return int(np.isnan(src.recording()).sum())
+    if getattr(src, 'windowed', False): return int(np.isnan(src.recording_steps()).sum())
     x = src.open()[0]
     return sum(int(np.isnan(x[i:i+step] if x is not None else src.read(np.arange(i, min(i+step, len(src))))).sum()) for i in range(0, len(src), step))
 
@@ -88,6 +97,12 @@ def _classes(meta, d):
     "How many different labels the rows of a dataset have"
     y = meta.targets(np.arange(*meta.index.starts[d:d+2]))
     return int(y.any(0).sum()) if meta.schema.kind == 'multi' else len(np.unique(y))
+
+def _span(src, steps):
+    "When a recording began and ended, and how many gaps divide it"
+    if (own := clocked(src)) is None or not steps: return {'from': None, 'to': None, 'gaps': None}
+    first, last = own.clock.at(np.array([0, steps-1]))
+    return {'from': first, 'to': last, 'gaps': len(own.begin) - 1}
 
 def data_table(
     meta, # A metadataset
@@ -97,7 +112,8 @@ def data_table(
     lines, labelled = [], meta.schema.kind in ('class', 'multi')
     for d, (name, src) in enumerate(zip(meta.names, meta.datasets)):
         line = dict(name=name, rows=int(meta.index.lens[d]), vars=src.shape[0], length=src.shape[1])
-        if getattr(src, 'windowed', False): line['steps'] = src.recording().shape[1]
+        if getattr(src, 'windowed', False): line['steps'] = src.recording_steps().shape[1]
+        if meta.timed: line |= _span(src, line.get('steps'))
         line['dtype'] = str(src.dtype)
         if nans: line['nans'] = count_nans(src)
         lines.append(line | (dict(classes=_classes(meta, d)) if labelled else {}))

@@ -68,6 +68,8 @@ class DataOptions:
     window: Annotated[int | None, _opt(min=1, help='Cut recordings into windows of so many steps.')] = None
     stride: Annotated[int | None, _opt(min=1, help='Steps from one window to the next. [default: the window]')] = None
     horizon: Annotated[int, _opt(min=0, help='Predict so many steps after each window.')] = 0
+    times: Annotated[str | None, _opt(metavar='NAME', help='Column (or array) of recordings that says when steps happened.')] = None
+    max_gap: Annotated[str | None, _opt(metavar='GAP', help='Windows cross no gap longer than this: 2.5 (seconds where times are dates), or 2s, 5min.')] = None
     info: Annotated[str | None, _opt(metavar='CSV', help='Table about the datasets; its column "name", or its first, names them.')] = None
     y: Annotated[str | None, _opt('--y', metavar='COLUMN', help='Column of the table about datasets that labels all rows of each.')] = None
     labels: Annotated[choice('union', 'strict', 'namespaced') | None, _opt(help='How the labels of datasets join. [default: union]')] = None

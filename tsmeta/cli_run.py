@@ -255,7 +255,7 @@ def run_data(
 ):
     "Open data as a run saw its own, in whatever the command line leaves open"
     then, cut = read_run(run)['options'], cut or DataOptions()
-    for k in ('window', 'stride', 'horizon'):
+    for k in ('window', 'stride', 'horizon', 'times', 'max_gap'):
         if not getattr(cut, k) and not os.path.isfile(os.path.join(data, 'manifest.json')): setattr(cut, k, then.get(k, getattr(cut, k)))
     return open_data(data, cut)
 

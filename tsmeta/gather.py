@@ -77,18 +77,24 @@ class Gather:
         "Write the lines of all datasets at once, from addresses and strides"
         self._maps = self.sources.layout(), getattr(self.targets, 'layout', lambda: None)()
         x, y = self._maps[0]['x'], self._maps[0]['y'] or self._maps[1]
+        lens = x.get('lens', self.index.lens)
+        if 'lens' in x:
+            idx = Index(lens)
+            self._where, self._table, self._strides = (idx.starts, idx.guess, idx.shift), _lines(len(lens)), np.zeros((len(lens), 4), np.int64)
+            if self.y_shape is None: self._table[:, Y_KIND] = 1
         for i, at in enumerate((x, y)):
             if at is None: continue
             kinds = np.array([kind_of(t) for t in at['dtypes']])
             self._table[:, 3*i:3*i+3] = np.column_stack([at['address'], at['strides'][:, 0], kinds[at['code']]])
             self._strides[:, 2*i:2*i+2] = at['strides'][:, 1:]
-        self._table[:, N] = self.index.lens
+        self._table[:, N] = lens
         self._table[:, BLOCK] = (self._table[:, X_KIND] == 1) & (self._strides[:, :2] == (4*self.shape[1], 4)).all(1)
 
     def _register(self, d, x, y):
         "Write the line of dataset `d`; kind 0 where the loop cannot read it"
         if y is None and self.targets is not None: y = self.targets[d]
         self._views[d] = x, y
+        if len(self._table) != len(self._views): return
         line, steps = self._table[d], self._strides[d]
         if x is None and hasattr(self.sources[d], 'core'): self._register_frame(d)
         for i, v in enumerate((x, y)):
@@ -192,6 +198,7 @@ def check_gather(gather, ids):
     for d, s in enumerate(gather.sources):
         x, y = s.open()
         xs.append(np.asarray(s.read(range(len(s))) if x is None else x, np.float32))
+        if y is None and s.horizon: y = s.read_y(range(len(s)))
         ys.append(y if gather.targets is None else gather.targets[d])
     x, y = gather(ids)
     if not np.array_equal(x, np.concatenate(xs)[ids], equal_nan=True): raise AssertionError(f'{gather}: rows differ from the concatenated array')

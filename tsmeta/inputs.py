@@ -98,6 +98,14 @@ class WithDataset(nn.Module):
         if new := [i for i in inputs if i.names is None and i.mean is None]: raise ValueError(f'{new[0]} knows no datasets yet: make the loaders first, or call fit(mds.train).')
         self.facts = nn.ModuleList([nn.Linear(i.n, width) if i.covariates is not None else nn.Embedding(i.n, width) for i in inputs])
         self.model = make(c_in + width*len(inputs))
+        if by := getattr(self.model, 'made_by', None):
+            kwargs = dict(arch=by['name'], inputs=[[i.n, i.covariates is not None] for i in inputs], width=width, kwargs=by['kwargs'])
+            self.made_by = dict(name='WithDataset', c_in=c_in, **{k: by[k] for k in ('c_out', 'seq_len', 'd')}, kwargs=kwargs)
+
+    def example(self, x):
+        "Rows `(n, vars, len)` with facts of an unknown dataset, as this model takes them"
+        none = lambda f: x.new_zeros((len(x), f.in_features)) if isinstance(f, nn.Linear) else torch.zeros(len(x), dtype=torch.long, device=x.device)
+        return (x, *map(none, self.facts))
 
     def forward(self, x):
         if not isinstance(x, (tuple, list)) or len(x) != len(self.facts) + 1:

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 # %% ../nbs/07g_open.ipynb #c79ab2d9
 from .members import members
 from .policy_file import policies_from_json
+from .times import Times
 from .watch import WATCH_VARS, write_watch
 from .disk import MANIFEST
 from .remote import cache_folder, open_store
@@ -50,17 +51,18 @@ def open(cls:TSMetaDataset,
     window:int=None, # Take what is there for recordings and cut them into windows of so many steps
     stride:int=None, # Steps from one window to the next; `window` (no overlap) if `None`
     horizon:int=0, # Steps after the window that are its target, where there is no other
+    times=None, # Name of the column (or array) that says when steps happened, or a `Times(…)` that also says which gaps windows may not cross
     **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names` as for `TSMetaDataset`
 ):
     "Make a metadataset of data on disk; rows are read when wanted"
-    how = dict(columns=columns, window=window, stride=stride, horizon=horizon)
+    how = dict(columns=columns, window=window, stride=stride, horizon=horizon, times=times if times is None or isinstance(times, Times) else Times(times))
     if isinstance(data, (str, os.PathLike)):
         for prefix, make in _OPENERS.items():
             if os.fspath(data).startswith(prefix): return make(os.fspath(data)[len(prefix):], **{k: v for k, v in how.items() if v}, **kwargs)
         if '://' in os.fspath(data) or os.path.isfile(os.path.join(data, MANIFEST)):
-            if kwargs or window is not None: raise TypeError(f'A store knows what its rows are; it does not take {", ".join([*kwargs, *["window"]*(window is not None)])}.')
+            if given := [*kwargs, *(k for k in ('window', 'times') if how[k] is not None)]: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(given)}.')
             return cls.of_store(open_store(data))
-    return cls(members(data, **(how if window is not None else dict(columns=columns))), **kwargs)
+    return cls(members(data, **(how if window is not None else dict(columns=columns, times=how['times']))), **kwargs)
 
 # %% ../nbs/07g_open.ipynb #de1a97b6
 def watch_windows(

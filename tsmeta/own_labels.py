@@ -64,6 +64,24 @@ class OwnLabels(Callback):
         if len(none := np.flatnonzero(~self.table.any(1).numpy() & (meta.lens > 0))): raise ValueError(f'Dataset {some(self.names, none)} has no label of its own.')
         self._cache = None
 
+    def facts(self):
+        "What it knows as plain values: names of datasets, numbers of the labels of each, `fill`"
+        return dict(names=list(map(str, self.names)), labels=[np.flatnonzero(t).tolist() for t in self.table.numpy()], fill=float(self.fill))
+
+    @classmethod
+    def of_facts(cls,
+        facts:dict, # From `facts()`
+        c:int, # Labels of the model
+    ):
+        "Know again which labels are those of which dataset"
+        names, labels, fill = facts['names'], facts['labels'], facts['fill']
+        good = len(names) == len(labels) and isinstance(fill, float) and all(isinstance(k, int) and 0 <= k < c for own in labels for k in own)
+        if not good: raise ValueError(f'These are no labels of datasets among {c:,}: {str(facts)[:80]}')
+        new = cls(fill=fill)
+        new.names, new.table = names, torch.zeros(len(names), c, dtype=torch.bool)
+        for d, own in enumerate(labels): new.table[d, own] = True
+        return new
+
     def _table_of(self, meta):
         "The table for the datasets of another metadataset; all labels for those that are not known"
         if self._cache is None or self._cache[0] is not meta.names:

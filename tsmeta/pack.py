@@ -18,9 +18,10 @@ from fastcore.basics import patch
 # %% ../nbs/03c_pack.ipynb #35b6c807
 from .split import runs
 from .subset import as_splits
-from .disk import FORMAT, MANIFEST, locked, read_yaml, seal, sweep, write_whole
+from .disk import FORMAT, MANIFEST, WITH_GAPS, locked, read_yaml, seal, sweep, write_whole
 from .store import Store
 from .policy_file import policies_to_json
+from .clocks import write_clocks
 from .parts import as_bytes, label_array, npy_head, plan_parts, write_label, write_named, write_parts
 
 # %% ../nbs/03c_pack.ipynb #1f7b5f13
@@ -106,8 +107,6 @@ def _write_splits(root, splits, meta, key, version):
 def _gathered(root, meta, splits, labels, **how):
     "Write parts, labels and info of a metadataset; the manifest that would make them a store"
     if getattr(meta, '_view', None) is not None: raise ValueError('This is a part of a metadataset. Pack the whole, with splits=….')
-    if getattr(meta, 'timed', False):
-        raise ValueError('These recordings have clocks (times=…), which a store does not keep yet. Pack them without times, and the time of each row as one of labels=….')
     parts, table = plan_parts(meta.datasets, how['part_rows'])
     done = write_parts(root, parts, meta.datasets, how.get('first', 0), how['executor'], how['progress'])
     m = dict(format=FORMAT, schema=_schema(meta.schema), parts=[f['file'] for f in done], labels={}, info=None, splits={},
@@ -117,6 +116,9 @@ def _gathered(root, meta, splits, labels, **how):
         f = _write_targets(root, meta, how.get('y')) if name == 'y' else write_label(root, name, label_array(values, int(np.sum(meta.lens)), name))
         if f is not None: m['labels'][name] = f['file']; done.append(f)
     if (f := _write_info(root, how.get('info', meta.info))) is not None: m['info'] = f['file']; done.append(f)
+    clocks, files = write_clocks(root, meta.datasets, meta.names, table['time'], how.get('before'))
+    if clocks is not None: m.update(clocks=clocks, format=WITH_GAPS if clocks['stretches'] else FORMAT)
+    done += files
     m['files'] = {f['file']: dict(bytes=f['bytes'], sha256=f['sha256']) for f in done}
     return m
 
@@ -181,7 +183,7 @@ def append(self:Store,
         _check_same(old, datasets)
         info = None if old.info is None else pd.concat([old.info, datasets.info], ignore_index=True)
         y = old.label('y') if 'y' in old.manifest['labels'] else None
-        m = _gathered(self.root, datasets, None, None, part_rows=part_rows, executor=executor, progress=progress, first=len(old.files), y=y, info=info)
+        m = _gathered(self.root, datasets, None, None, part_rows=part_rows, executor=executor, progress=progress, first=len(old.files), y=y, info=info, before=old)
         before = old.manifest
         for k, v in before['datasets'].items():
             m['datasets'][k] = v + ([o + len(old.files) for o in m['datasets'][k]] if k == 'part' else m['datasets'][k])

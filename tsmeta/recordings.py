@@ -13,7 +13,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/07a_recordings.ipynb #0ca891a1
 from .source import WindowSource
-from .times import Clock, TimedWindows, Times
+from .times import Clock, TimedWindows, Times, one_kind
 from .adapt import as_info, dataset_names
 from .missing import count_missing
 from .policies import innermost
@@ -23,14 +23,14 @@ from .meta import TSMetaDataset
 # %% ../nbs/07a_recordings.ipynb #3876eeb0
 @patch(cls_method=True)
 def from_recordings(cls:TSMetaDataset,
-    recordings, # List, or dict name → recording: `(vars, time)` arrays, or paths of `.npy` files
+    recordings, # List, or dict name → recording: `(vars, time)` arrays, DataFrames with a line per step, or paths of `.npy` files
     window:int, # Steps in a row
     stride:int=None, # Steps from one row to the next; `window` (no overlap) if `None`
     horizon:int=0, # Steps after the window that are its target, when there is no `y`
     y=None, # Per recording: one target, or one per step; list or dict
     y_reduce:str='last', # How a target per step becomes one per window: 'first', 'center', 'last', 'mode', 'mean', 'all'
     time_first:bool=False, # Recordings are `(time, vars)`
-    times=None, # When steps happened: one array of times per recording, or a `Times(…)` that says start, rate and the longest gap
+    times=None, # When steps happened: one array of times per recording, the column of DataFrames that says it, or a `Times(…)` that says start, rate and the longest gap
     **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, `vars`, `resample`, … as for `TSMetaDataset`
 ):
     "Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate"
@@ -39,7 +39,7 @@ def from_recordings(cls:TSMetaDataset,
     recs = list(recs.values()) if isinstance(recs, dict) else recs
     if isinstance(y, dict): y = [y[n] for n in names]
     if y is not None and len(y) != len(recs): raise ValueError(f'There are {len(recs):,} recordings but {len(y):,} targets.')
-    times = times if times is None or isinstance(times, Times) else Times(times)
+    recs, times = _tables(recs, names, times if times is None or isinstance(times, Times) else Times(times), time_first)
     clocks, sources, ys = None if times is None else times.clocks(names), [], [None]*len(recs) if y is None else y
     cut = dict(window=window, stride=stride, horizon=horizon, y_reduce=y_reduce)
     rates = _rates(kwargs, names, clocks)
@@ -47,6 +47,15 @@ def from_recordings(cls:TSMetaDataset,
         try: sources.append(_recording(rec, ys[d], time_first, clocks and clocks[d], times and times.max_gap, kwargs.get('resample') and (rates[d], kwargs['resample']), cut))
         except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}): {e}') from e
     return cls(sources, names=names, **kwargs)
+
+def _tables(recs, names, times, time_first):
+    "Recordings that are DataFrames as arrays of their numbers, and the times that a column of theirs says"
+    if times is None or times.column is None or not all(isinstance(r, pd.DataFrame) for r in recs): return recs, times
+    recs, column = [r.reset_index(times.column) if times.column in r.index.names and times.column not in r else r for r in recs], times.column
+    for d, r in enumerate(recs):
+        if column not in r: raise ValueError(f'Recording {names[d]!r} ({d}) has no column {column!r}; its columns are {", ".join(map(str, r.columns[:12]))}.')
+    arrays = [r.drop(columns=column).to_numpy() for r in recs]
+    return [a if time_first else a.T for a in arrays], Times([r[column] for r in recs], max_gap=times.max_gap)
 
 def _rates(kwargs, names, clocks):
     "Steps per second of each recording, from `info` or its clock, where they are to be resampled"
@@ -96,14 +105,24 @@ def _parts(ds):
     return [(int(ds[p[0]]), p) for p in np.split(order, np.flatnonzero(np.diff(ds[order])) + 1) if len(p)]
 
 @patch(as_prop=True)
+def time_kind(self:TSMetaDataset):
+    "What the times of steps are: 'numbers', 'dates', 'dates with a zone' (in UTC), or '' where they are not known"
+    if self._timed is None:
+        known = getattr(self.datasets, 'time_kind', None) if hasattr(self.datasets, 'layout') else one_kind([_clock(s) for s in self.datasets], self.names)
+        self._timed = known or ''
+    return self._timed
+
+@patch(as_prop=True)
 def timed(self:TSMetaDataset):
     "Is it known when the steps of recordings happened?"
-    if self._timed is None: self._timed = not hasattr(self.datasets, 'layout') and any(hasattr(_windows(s), 'clock') for s in self.datasets)
-    return self._timed
+    return bool(self.time_kind)
+
+def _clock(src): return getattr(_windows(src), 'clock', None)
 
 @patch
 def _starts(self:TSMetaDataset, ds, rows):
     "Step at which windows start"
+    if hasattr(self.datasets, 'starts'): return self.datasets.starts(ds, rows)
     out = rows*self.stride[ds]
     if not self.timed: return out
     for d, p in _parts(ds):
@@ -113,11 +132,12 @@ def _starts(self:TSMetaDataset, ds, rows):
 @patch
 def _at(self:TSMetaDataset, ds, steps):
     "When steps happened"
-    found = [(p, src.clock.at(steps[p])) for d, p in _parts(ds) if hasattr(src := _windows(self.datasets[d]), 'clock')]
-    dates = found and found[0][1].dtype.kind == 'M'
-    out = np.full(len(ds), 'NaT', 'M8[ns]') if dates else np.full(len(ds), np.nan)
-    for p, t in found: out[p] = t
-    return out
+    out = np.full(len(ds), np.nan) if self.time_kind == 'numbers' else np.full(len(ds), 'NaT', 'M8[ns]')
+    if hasattr(self.datasets, 'at'): out = self.datasets.at(ds, steps)
+    else:
+        for d, p in _parts(ds):
+            if (clock := _clock(self.datasets[d])) is not None: out[p] = clock.at(steps[p])
+    return pd.Series(out).dt.tz_localize('UTC') if self.time_kind == 'dates with a zone' else out
 
 @patch
 def where(self:TSMetaDataset,

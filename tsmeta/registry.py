@@ -12,7 +12,12 @@ __all__ = ['ARCHS', 'TRANSFORMS', 'LOSSES', 'register_arch', 'register_transform
 import importlib, inspect, math, re
 import numpy as np, torch
 from fastai.losses import BaseLoss
+from functools import partial
 from torch import nn
+from types import SimpleNamespace
+
+# %% ../nbs/10c_registry.ipynb #c74e1198
+from .inputs import WithDataset
 
 # %% ../nbs/10c_registry.ipynb #998fdb2b
 def pack(
@@ -93,8 +98,8 @@ class Registry:
 
 def _table(**modules): return {name: module.replace('_', '.') for module, names in modules.items() for name in names.split()}
 
-ARCHS = Registry('architecture', dict(small='tsmeta.cli_model', scaled='tsmeta.cli_model'), 'register_arch')
-TRANSFORMS = Registry('transform', _table(tsmeta_scale='StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset',
+ARCHS = Registry('architecture', dict(small='tsmeta.cli_model', scaled='tsmeta.cli_model', WithDataset='tsmeta.registry'), 'register_arch')
+TRANSFORMS = Registry('transform', _table(tsmeta_scale='StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset', tsmeta_inputs='DatasetInput',
     tsai_data_preprocessing='TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
     'TSLog TSCyclicalPosition TSLinearPosition TSMissingness TSSelfMissingness TSPositionGaps TSRollingMean TSLogReturn TSAdd TSDropVars'), 'register_transform')
 LOSSES = Registry('loss', _table(fastai_losses='CrossEntropyLossFlat FocalLossFlat BCEWithLogitsLossFlat BCELossFlat MSELossFlat L1LossFlat LabelSmoothingCrossEntropyFlat '
@@ -144,6 +149,12 @@ def make_arch(
     except TypeError as e: raise ValueError(f'{name} could not be built with {facts | kwargs}: {e}') from e
     model.made_by = dict(name=name, **facts, kwargs=kwargs)
     return model
+
+@partial(ARCHS.add, name='WithDataset')
+def _with_dataset(c_in, c_out, seq_len, d=None, arch=None, inputs=(), width=8, kwargs=None):
+    "A named architecture that is told about datasets; `inputs`: how many facts each of them has, and whether they are covariates"
+    told = [SimpleNamespace(n=int(n), covariates=[] if covariates else None, names={}, mean=None) for n, covariates in inputs]
+    return WithDataset(lambda n: make_arch(arch, n, c_out, seq_len, d, **(kwargs or {})), c_in, *told, width=width)
 
 # %% ../nbs/10c_registry.ipynb #9249e950
 _METHODS = {'init_enc', 'enc', 'dec', 'encodes', 'decodes', 'setups'}

@@ -11,7 +11,7 @@ __all__ = ['WEIGHTS', 'FACTS', 'FORMAT', 'read_safe', 'load_safe']
 import hashlib, json, os, shutil, sys, tempfile
 import numpy as np, torch
 from fastai.learner import Learner
-from fastcore.basics import patch
+from fastcore.basics import listify, patch
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from .meta import RowTfm, Schema, TSMetaDataset
 from .policy_file import policies_from_json, policies_to_json
 from .load import TSMetaDataLoader
 from .loaders import TSMetaDataLoaders
+from .own_labels import OwnLabels
 from .registry import build_loss, build_tfm, describe_loss, describe_tfm, make_arch, pack, unpack
 import tsmeta.learner, tsmeta.state
 
@@ -64,9 +65,10 @@ def _check_same(learn, spec, weights):
     except ValueError as e:
         raise ValueError(f'The model is not the {spec["name"]} that its description builds: {e} Build it with make_arch(name, …), or tell how it was built: '
                          'export_safe(folder, arch=name, kwargs={…}), the name registered with register_arch or known to tsai.') from None
-    x = torch.randn(2, spec['c_in'], spec['seq_len'], generator=torch.Generator().manual_seed(0)).to(next(iter(weights.values()), torch.zeros(1)).device)
     device = next(learn.model.parameters(), torch.zeros(1)).device
-    a, b = _answer(learn.model, x.to(device)), _answer(new.to(device), x.to(device))
+    x = torch.randn(2, spec['c_in'], spec['seq_len'], generator=torch.Generator().manual_seed(0)).to(device)
+    x = getattr(learn.model, 'example', lambda x: x)(x)
+    a, b = _answer(learn.model, x), _answer(new.to(device), x)
     if a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()):
         raise ValueError(f'A {spec["name"]} built as described answers otherwise than this model, with the same weights. Give its arguments: export_safe(folder, arch=…, kwargs=…).')
 
@@ -160,6 +162,7 @@ def export_safe(self:Learner,
     tfms, left = _tfms(self, tensors)
     facts = dict(format=FORMAT, version=1, arch=spec, schema=_schema(self.dls.train.dataset.schema), loss=describe_loss(self.loss_func, tensors), transforms=tfms,
                  training_transforms_left_out=left, seed=self.dls.train._given, split=_split(self.dls), bs=self.dls.valid.bs, versions=_versions())
+    if own := [c for c in self.cbs if isinstance(c, OwnLabels) and c.table is not None]: facts['own_labels'] = own[0].facts()
     raw = _safetensors().save({**{f'model.{k}': v for k, v in weights.items()}, **{f'tensor.{k}': v for k, v in tensors.items()}})
     facts['weights'] = dict(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))
     facts['digest'] = _digest(facts)
@@ -169,7 +172,7 @@ def _refuse(name, o): raise TypeError(f'The arguments of {name} must be numbers,
 
 # %% ../nbs/10f_safe.ipynb #5f1563c8
 _FIELDS = dict(format=str, version=int, arch=dict, schema=dict, loss=dict, transforms=dict, training_transforms_left_out=list, seed=(int, type(None)), split=dict, bs=int,
-               versions=dict, weights=dict, digest=str)
+               versions=dict, weights=dict, digest=str, own_labels=(dict, type(None)))
 
 def _file(folder, name):
     "The bytes of a plain file in a folder; links that lead elsewhere are refused"
@@ -223,4 +226,10 @@ def load_safe(
     facts, device = read_safe(folder), torch.device(device)
     weights, tensors = _tensors(folder, facts)
     model = _put_weights(_rebuild(facts['arch']), weights).to(device)
-    return Learner(_loaders(facts, _read_schema(facts['schema']), tensors, device), model, loss_func=build_loss(facts['loss'], tensors), **kwargs)
+    schema, cbs = _read_schema(facts['schema']), listify(kwargs.pop('cbs', None))
+    if facts.get('own_labels') and not any(isinstance(c, OwnLabels) for c in cbs): cbs.append(_own_labels(facts['own_labels'], schema))
+    return Learner(_loaders(facts, schema, tensors, device), model, loss_func=build_loss(facts['loss'], tensors), cbs=cbs, **kwargs)
+
+def _own_labels(facts, schema):
+    try: return OwnLabels.of_facts(facts, len(schema.vocab or []))
+    except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{FACTS} is damaged: own_labels: {e}') from None

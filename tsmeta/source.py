@@ -232,6 +232,9 @@ class WindowSource(ArraySource):
     def recording(self):
         "The whole recording, `(vars, time)`"
         return self._two_d(self._rec(), self.time_first) if self.lazy else self._rec
+    def recording_steps(self):
+        "All steps, those too that no window covers: `(vars, time)`"
+        return self.recording()
     def open(self):
         "All windows as a view `(rows, vars, window)` and, with a horizon, the `horizon` steps that follow each"
         rec = self.recording()
