@@ -59,7 +59,8 @@ def make(spec, folder):
     seed, n, have, dtype, kind = spec
     rng = np.random.default_rng(seed)
     ragged = kind in ('list', 'mixed')
-    rows = [rng.normal(scale=9, size=(len(have), int(k))) for k in (rng.integers(1, 9, n) if ragged else [rng.integers(1, 9)]*n)]
+    most = int(rng.choice([9, 45]))
+    rows = [rng.normal(scale=9, size=(len(have), int(k))) for k in (rng.integers(1, most, n) if ragged else [rng.integers(1, most)]*n)]
     if dtype != 'i2': rows = [np.where(rng.random(r.shape) < .2, np.nan, r) for r in rows]
     rows = [r.astype(dtype) for r in rows]
     if kind == 'mixed': given = [np.asfortranarray(r) if i % 2 else r for i, r in enumerate(rows)]
@@ -112,6 +113,12 @@ def test_the_general_path_gives_the_same(monkeypatch):
     quick = make()(ids)[0]
     monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
     assert np.array_equal(quick, make()(ids)[0], equal_nan=True)
+
+
+def test_rows_without_a_step_are_filled():
+    rows = [np.ones((2, n), np.float32) for n in (3, 0, 40)]
+    x = TSMetaDataset([rows], ragged=Ragged('pad', value=-1, mask=True))[:][0].numpy()
+    assert (x[1, :2] == -1).all() and (x[:, 2].sum(1) == [3, 0, 40]).all() and (x[0, :2].sum(1) == 3 - 37).all()
 
 
 def test_files_come_and_go(tmp_path):

@@ -33,11 +33,13 @@ def _lines(n):
     skip = -raw.ctypes.data % 64//8
     return raw[skip:skip + 8*n].reshape(n, 8)
 
-def _no_frames(n, nv):
-    "For each dataset: steps of a row, side (-1: not in a frame), what is filled in, and which of the lists of variables is its own"
-    lines = _lines(n).view(FRAME)[:, 0]
-    lines['side'] = -1
-    return lines, np.zeros((0, nv), np.int64)
+def _number(known, what): return known.setdefault(what, len(known))
+
+def _put(lines, k, line):
+    "The lines with this one at `k`, with room for more if there was none"
+    if k == len(lines): lines = np.concatenate([lines, np.zeros((max(8, k), *lines.shape[1:]), lines.dtype)])
+    lines[k] = line
+    return lines
 
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
@@ -66,10 +68,9 @@ class Gather:
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, Y_KIND] = 1
         self._own = None
-        self._kept, self._patterns, self._frames = {}, {}, _no_frames(0, 0)
+        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64))
         if hasattr(self.sources, 'layout'): return self._fill()
         if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
-        if any(hasattr(s, 'core') for s in self.sources): self._frames = _no_frames(n, self.shape[0])
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
 
@@ -108,10 +109,11 @@ class Gather:
         elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
         else: return
         line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
-        (lines, variables), known = self._frames, self._patterns
-        at = known.setdefault(src.variables.tobytes(), len(known))
-        if at == len(variables): self._frames = lines, np.concatenate([variables, src.variables[None]])
-        for k, v in zip(FRAME.names, (steps[2], SIDES.index(src.side), src.fill, np.nan if src.nan is None else src.nan, src.absent, at)): lines[k][d] = v
+        (lines, variables), (known, lists) = self._frames, self._patterns
+        which = _number(lists, src.variables.tobytes())
+        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, (0, 0))], FRAME)
+        line[BLOCK] = -1 - (number := _number(known, frame.tobytes()))
+        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
