@@ -372,3 +372,82 @@ def test_batches_of_one_length(how, monkeypatch):
     monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
     assert np.array_equal(pickle.loads(pickle.dumps(meta))[ids][0], meta[ids][0]) and meta[ids][0].shape == (3, 3, 9)
     with pytest.raises(ValueError, match="done at the end: side='right'"): Ragged(how, side='left')
+
+
+def long_rows(n=40):
+    "Rows whose values tell row and step: `100*row + step`"
+    rng = np.random.default_rng(5)
+    lens = rng.integers(6, 30, n)
+    return {d: ([(100.*i + np.arange(k))[None].astype('f4') for i, k in enumerate(lens) if i % 2 == p], ['u', 'v']*(n//4)) for p, d in enumerate(('even', 'odd'))}
+
+
+def crops(dl):
+    "Of each row of an epoch: its id, and its steps; those that the loader tells are the ones that were delivered"
+    out = {}
+    for x, _ in dl:
+        w = dl.where
+        for i, row, start, end in zip(dl.ids.tolist(), x[:, 0].numpy(), w['start'], w['end']):
+            assert np.array_equal(row % 100, np.arange(start, end))
+            out[i] = row.copy()
+    return out
+
+
+same = lambda a, b: a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize('how', [Ragged('crop', side='random'), Ragged('crop', 4, side='random')])
+def test_training_rows_are_cropped_at_random_by_seed_epoch_and_id(how):
+    meta = TSMetaDataset(long_rows(), ragged=how)
+    parts = meta.split(tsmeta.all.EachSplitter(.25))
+    make = lambda **kw: parts.dataloaders(device='cpu', drop_last=False, **{'seed': 3, 'bs': 8, **kw})
+    dls = make()
+    first, second = crops(dls.train), crops(dls.train)
+    assert not same(first, second) and len(first) == len(parts.train)
+    for other in (make(num_workers=2), make(num_workers=1, multiprocessing_context='spawn'), make(bs=5)):
+        assert same(crops(other.train), first) and same(crops(other.train), second)
+    assert not same(crops(make(seed=4).train), first)
+    halves = {}
+    for rank in range(2): halves |= crops(parts.dataloaders(bs=8, device='cpu', drop_last=False, seed=3, rank=rank, world_size=2).train)
+    assert same(halves, first)
+    lens = [r.shape[1] for rows, _ in long_rows().values() for r in rows]
+    starts = {int(row[0] % 100): 0 for _ in range(20) for row in crops(dls.train).values()}
+    assert len(starts) > 5
+    for i, row in {**first, **second}.items(): assert 0 <= row[0] % 100 <= lens[i] - meta.len
+    for x, _ in dls.valid:
+        for i, row in zip(dls.valid.ids, x[:, 0]): assert row[0] % 100 == (lens[i] - meta.len)//2
+        assert 'start' not in dls.valid.where
+    again = make()
+    again.train.set_epoch(1)
+    assert same(crops(again.train), second)
+
+
+def test_random_crops_by_the_general_path_and_at_inference(tmp_path, monkeypatch):
+    rows = long_rows()
+    meta = TSMetaDataset(rows, ragged=Ragged('fit', 12, side='random', value=-1, mask=True))
+    ids = np.random.default_rng(0).permutation(len(meta))
+    quick = meta.gather(ids, 9)[0]
+    monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    assert np.array_equal(quick, meta.gather(ids, 9)[0])
+    monkeypatch.undo()
+    assert np.array_equal(pickle.loads(pickle.dumps(meta)).gather(ids, 9)[0], quick)
+    for i, x, (a, b) in zip(ids, quick, meta.gather.steps_taken(ids, 9)):
+        w = meta.where([i]).iloc[0]
+        full = rows[w['name']][0][w['row']][0]
+        if len(full) >= 12: assert b - a == 12 and np.array_equal(x, [full[a:b], np.ones(12)])
+        else:
+            at = -((len(full) - 12)//2)
+            assert np.array_equal(x[0], np.r_[np.full(at, -1), full, np.full(12 - at - len(full), -1)]) and x[1].sum() == len(full)
+    assert "side='random'" in repr(meta) and meta.summary().cropped.sum() == sum(max(0, r.shape[1] - 12) for rs, _ in rows.values() for r in rs)
+    dls = meta.split(tsmeta.all.EachSplitter(.25)).dataloaders(bs=8, seed=1, device='cpu')
+    learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 2)), path=tmp_path)
+    learn.export('m.pkl')
+    again = load_learner(tmp_path/'m.pkl')
+    assert repr(again.dls.train.dataset.schema.policies.ragged) == "Ragged('fit', len=12, side='random', value=-1, mask=True)"
+    table = again.predict_table(data=TSMetaDataset([rows['odd'][0]], ragged='pad'), with_input=True)
+    for x, full in zip(table.input, rows['odd'][0]):
+        at = (full.shape[1] - 12)//2
+        assert x[0, max(0, -at)] == full[0, max(0, at)]
+    x = learn.predict_table(0, with_input=True)
+    assert all(np.array_equal(o, meta[int(i)][0]) for o, i in zip(x.input, dls.train.dataset.ids()))
+    for bad in ('pad', 'bucket'):
+        with pytest.raises(ValueError, match="which Ragged..%s'. does not do" % bad): Ragged(bad, side='random')

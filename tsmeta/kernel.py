@@ -165,13 +165,13 @@ if HAS_NUMBA:
         else: _memcpy(dst, src, n*4)
 
     @compiled
-    def _frame(src, n, line, variables, dst, out, k):
-        "Copy a row of `n` steps into its frame; `line`: address of what is known of the frame; `variables`: address of lists of variables; `dst`: that of `out[k]`"
+    def _frame(src, n, line, variables, draw, dst, out, k):
+        "Copy a row of `n` steps into its frame; `line`: address of what is known of the frame; `variables`: address of lists of variables; `draw`: a number at random, or -1; `dst`: that of `out[k]`"
         ss, side, kind, nv, nl = read_i8(line + STEP), read_i4(line + SIDE), read_i4(line + KIND), out.shape[1], out.shape[2]
         vs = read_i8(line + VAR) if read_i8(line + STEPS) >= 0 else n*ss
         variables += read_i4(line + VARIABLES)*nv*8
         fill, nan, none = read_f4(line + EDGE), read_f4(line + NAN), np.float32(0)
-        at = 0 if side == 0 else n - nl if side == 1 else (n - nl)//2
+        at = 0 if side == 0 else n - nl if side == 1 else draw % (n - nl + 1) if side == 3 and draw >= 0 and n > nl else (n - nl)//2
         first = max(0, -at)
         last = max(first, min(nl, n - at))
         masked = MASKED and last - first < nl and nl >= LANES and kind == 1 and ss == 4
@@ -231,7 +231,7 @@ if HAS_NUMBA:
         left = _find(ids, starts, guess, shift, table, frames[0].ctypes.data, src, ds, todo)
         if left < 0: return left
         dst, labels, one = xo.ctypes.data, yo.size > 0, yo.size == n
-        lines, variables = frames[0].ctypes.data, frames[1].ctypes.data
+        lines, variables, chance = frames[0].ctypes.data, frames[1].ctypes.data, len(frames[2]) > 0
         if len(frames[0]): _rows_of_their_own(src, ds)
         src[n:] = src[0]
         for k in range(n):
@@ -240,7 +240,7 @@ if HAS_NUMBA:
             d = ds[k]
             if d < 0: continue
             t, s = table[d], strides[d]
-            if t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], lines - (1 + t[BLOCK])*64, variables, dst + k*nbytes, xo, k)
+            if t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], lines - (1 + t[BLOCK])*64, variables, frames[2][k] if chance else -1, dst + k*nbytes, xo, k)
             elif t[BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
             elif t[X_KIND] == 1 and s[1] == 4:
                 for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)

@@ -23,12 +23,13 @@ class Ragged:
     def __init__(self,
         how:str='error', # 'error', 'pad', 'crop', 'fit', 'bucket' or 'per_dataset'
         len:int=None, # Steps that rows are to have; the longest ('pad') or shortest ('crop') there is if `None`
-        side:str='right', # Where rows are filled or cut: 'right' (the end), 'left' (the beginning), 'center' (half at each)
+        side:str='right', # Where rows are filled or cut: 'right' (the end), 'left' (the beginning), 'center' (half at each); 'random' crops: anywhere in training, else as 'center'
         value:float=0., # What is filled in; may be `nan`
         mask:bool=False, # One more variable, `mask`: 1 where a step is real
     ):
         if how not in _HOWS: raise ValueError(f'ragged must be {", ".join(map(repr, _HOWS))} or a Ragged(…), got {how!r}.')
         if side not in SIDES: raise ValueError(f'side must be {", ".join(map(repr, SIDES))}, got {side!r}.')
+        if side == 'random' and how not in ('crop', 'fit'): raise ValueError(f"side='random' says where rows are cropped, which Ragged({how!r}) does not do: use 'crop' or 'fit'.")
         if how == 'fit' and len is None: raise ValueError("Ragged('fit') needs len=, the number of steps that all rows are to have.")
         if how == 'error' and (len is not None or mask): raise ValueError("Ragged('error') changes no row, so it takes neither len nor mask.")
         if how in _HOWS[4:] and side != 'right': raise ValueError(f"Ragged({how!r}) fills rows up to the longest of their batch, which is done at the end: side='right'.")

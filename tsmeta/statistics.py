@@ -31,8 +31,8 @@ def measured(
     if isinstance(src, Framed):
         frame, src, numbers = src, src.src, np.maximum(src.variables, -1)
         def shown(x):
-            at = frame.shift(x.shape[-1], frame.shape[1])
-            return x if at is None else x[..., max(0, at):max(0, at + frame.shape[1])]
+            at = 0 if frame.side == 'random' else frame.shift(x.shape[-1], frame.shape[1])
+            return x if frame.side == 'random' else x[..., max(0, at):max(0, at + frame.shape[1])]
     if isinstance(src, Filled): src, numbers = src.src, np.where(numbers < src.src.shape[0], numbers, -1)
     return src, numbers, shown
 
