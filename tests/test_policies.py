@@ -451,3 +451,30 @@ def test_random_crops_by_the_general_path_and_at_inference(tmp_path, monkeypatch
     assert all(np.array_equal(o, meta[int(i)][0]) for o, i in zip(x.input, dls.train.dataset.ids()))
     for bad in ('pad', 'bucket'):
         with pytest.raises(ValueError, match="which Ragged..%s'. does not do" % bad): Ragged(bad, side='random')
+
+
+def test_resampled_recordings_take_bounded_memory(monkeypatch):
+    rng = np.random.default_rng(0)
+    recs = [rng.normal(size=(2, 400)).astype('f4') for _ in range(12)]
+    meta = TSMetaDataset.from_recordings(recs, window=10, info=dict(rate=[20.]*12), resample=10., ragged=Ragged('pad', 12))
+    monkeypatch.setattr(Gather, 'max_bytes', 4000)
+    ids = rng.permutation(len(meta))
+    for part in np.split(ids, 8):
+        x = meta.gather(part)[0]
+        for row, i in zip(x, part):
+            d, w = divmod(int(i), 20)
+            want = resample_poly(recs[d].astype('f8'), 1, 2, axis=-1, padtype='line')[:, w*10:w*10 + 10]
+            assert np.allclose(row, np.pad(want, ((0, 0), (0, 2))), atol=1e-5)
+        assert 0 < meta.gather._held <= 4000 and len(meta.gather._open) == 2
+
+
+def test_new_rows_are_resampled_where_their_rate_is_known(tmp_path):
+    rng = np.random.default_rng(0)
+    X = {n: (rng.normal(size=(12, 2, k)).astype('f4'), ['u', 'v']*6) for n, k in (('a', 40), ('b', 20))}
+    meta = TSMetaDataset(X, info=dict(rate=[20., 10.]), resample=10.)
+    dls = meta.split(tsmeta.all.EachSplitter(.25)).dataloaders(bs=8, device='cpu')
+    Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(40, 2)), path=tmp_path).export('m.pkl')
+    again, new = load_learner(tmp_path/'m.pkl'), rng.normal(size=(3, 2, 40)).astype('f4')
+    table = again.predict_table(data=TSMetaDataset([new], info=dict(rate=[20.])), with_input=True)
+    assert np.allclose(np.stack(table.input), resample_poly(new.astype('f8'), 1, 2, axis=-1, padtype='line'), atol=1e-5)
+    with pytest.raises(ValueError, match='of new rows too: TSMetaDataset.X, info='): again.predict_table(data=new)

@@ -42,10 +42,16 @@ def _put(lines, k, line):
     lines[k] = line
     return lines
 
+def _made(src):
+    "Bytes that a source makes in memory when it is opened, rather than show what is in a file"
+    while hasattr(src, 'src'): src = src.src
+    return getattr(getattr(src, '_rec', None), 'made', 0)
+
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
 class Gather:
     "Copy rows of many sources, named by global ids, into one batch"
+    max_bytes = 1 << 30
     def __init__(self,
         sources, # One source per dataset, all with rows of the same shape; or a sequence of them with `layout()` and `lens`
         targets=None, # One array `(rows, …)` per dataset, all of one dtype and row shape; `None` for unlabelled rows or a horizon
@@ -65,7 +71,7 @@ class Gather:
         n, idx = len(self.sources), self.index
         self._where = idx.starts, idx.guess, idx.shift
         self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
-        self._views, self._open = [(None, None)]*n, OrderedDict()
+        self._views, self._open, self._held = [(None, None)]*n, OrderedDict(), 0
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, Y_KIND] = 1
         self._own, self.chance = None, False
@@ -161,12 +167,22 @@ def _opened(self:Gather, d):
     if src.lazy and d not in self._open:
         if len(self._open) >= self.max_open:
             if hasattr(src, 'read'): return None, None if self.targets is None else self.targets[d]
-            old, _ = self._open.popitem(last=False)
-            self._views[old], self._table[old, X_KIND] = (None, None), 0
-            self._kept.pop(old, None)
+            self._close(next(iter(self._open)))
+        made = _made(src)
+        for old in [o for o, n in self._open.items() if n] if self._held + made > self.max_bytes and made else []:
+            self._close(old)
+            if self._held + made <= self.max_bytes: break
         self._register(d, *src.open())
-        self._open[d] = True
+        self._open[d] = made
+        self._held += made
     return self._views[d]
+
+@patch
+def _close(self:Gather, d):
+    "Let go of what dataset `d` shows"
+    self._held -= self._open.pop(d)
+    self._views[d], self._table[d, X_KIND] = (None, None), 0
+    self._kept.pop(d, None)
 
 @patch
 def _read(self:Gather, d, rows, draws=None):
