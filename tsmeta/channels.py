@@ -128,10 +128,10 @@ class Framed(Mapped):
     def shift(self,
         n, # Steps of a row, or of several
         steps, # Steps of the frame
-        draw=None, # A number at random for each row, at least 0
+        draw=None, # A number at random for each row, from 0 to 2**31 - 1
     ): # As many as there are `n`
         "The step of a row that comes first in its frame; below 0 where the frame begins earlier"
-        if self.side == 'random' and draw is not None: return np.where(n > steps, draw % np.maximum(n - steps + 1, 1), (n - steps)//2)
+        if self.side == 'random' and draw is not None: return np.where(n > steps, draw*np.maximum(n - steps + 1, 1) >> 31, (n - steps)//2)
         return {'right': n*0, 'left': n - steps}.get(self.side, (n - steps)//2)
 
     def open(self):

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .channels import SIDES, Framed
 from .files import file_limit
 from .index import Index, HAS_NUMBA
-from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, kind_of
+from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, draws, kind_of
 from .lengths import each_steps
 
 # %% ../nbs/05_gather.ipynb #ef3f9856
@@ -75,7 +75,7 @@ class Gather:
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, Y_KIND] = 1
         self._own, self.chance = None, False
-        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64))
+        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64), 0)
         if hasattr(self.sources, 'layout'): return self._fill()
         if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
         self.chance = any(getattr(s, 'side', None) == 'random' for s in self.sources)
@@ -117,22 +117,16 @@ class Gather:
         elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
         else: return
         line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
-        (lines, variables), (known, lists) = self._frames, self._patterns
+        (lines, variables, reach), (known, lists) = self._frames, self._patterns
         which = _number(lists, src.variables.tobytes())
         frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, (0, 0))], FRAME)
         line[BLOCK] = -1 - (number := _number(known, frame.tobytes()))
-        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables)
+        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables), max(reach, int(np.prod(src.src.shape))*dtype.itemsize)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
 
 # %% ../nbs/05_gather.ipynb #96b800b8
-def _draws(ids, key):
-    "A number at random for each id, decided by the key: int64, at least 0"
-    x = ids.astype(np.uint64)*np.uint64(0x9e3779b97f4a7c15) ^ np.uint64(key)
-    for shift, c in ((30, 0xbf58476d1ce4e5b9), (27, 0x94d049bb133111eb)): x = (x ^ (x >> np.uint64(shift)))*np.uint64(c)
-    return (x >> np.uint64(2)).astype(np.int64)
-
 @patch
 def __call__(self:Gather,
     ids, # Global ids: int64, contiguous
@@ -142,21 +136,21 @@ def __call__(self:Gather,
     n, y_shape = len(ids), self.y_shape
     steps = self.shape[1] if self._own is None or not n else int(self._own[self.index.locate(ids)[0]].max())
     xo, yo = np.empty((n, self.shape[0], steps), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
-    todo, draws = np.empty(n, np.int64), _draws(ids, key) if self.chance and key is not None else np.zeros(0, np.int64)
-    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames, draws), xo, yo, todo)
+    todo, keys = np.empty(n, np.int64), np.array([] if key is None or not self.chance else [key], np.uint64)
+    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames[:2], keys, self._frames[2]), xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
-    if left: self._take_rest(ids, todo[:left], xo, yo, draws)
+    if left: self._take_rest(ids, todo[:left], xo, yo, draws(ids, key) if len(keys) else keys)
     return xo, None if y_shape is None else yo.reshape((n, *y_shape))
 
 @patch
-def _take_rest(self:Gather, ids, todo, xo, yo, draws):
+def _take_rest(self:Gather, ids, todo, xo, yo, drawn):
     ds, rows = self.index.locate(ids[todo])
     order = np.argsort(ds, kind='stable')
     for part in np.split(order, np.flatnonzero(np.diff(ds[order])) + 1):
         d, r, k = int(ds[part[0]]), rows[part], todo[part]
         x, y = self._opened(d)
-        xo[k] = (x[r] if x is not None else self._read(d, r, draws[k] if len(draws) else None))[:, :, :xo.shape[2]]
+        xo[k] = (x[r] if x is not None else self._read(d, r, drawn[k] if len(drawn) else None))[:, :, :xo.shape[2]]
         if y is not None: yo[k] = _three_axes(y)[r]
         elif self.targets is None and self.y_shape is not None: yo[k] = self.sources[d].read_y(r)
 
@@ -185,9 +179,9 @@ def _close(self:Gather, d):
     self._kept.pop(d, None)
 
 @patch
-def _read(self:Gather, d, rows, draws=None):
+def _read(self:Gather, d, rows, drawn=None):
     src = self.sources[d]
-    x = src.read(rows) if draws is None or not isinstance(src, Framed) else src.read(rows, draws)
+    x = src.read(rows) if drawn is None or not isinstance(src, Framed) else src.read(rows, drawn)
     if x.shape != (len(rows), *self.shape):
         raise ValueError(f'Dataset {d} gave rows of shape {x.shape[1:]} where its first row has shape {self.shape}.')
     return x
@@ -200,12 +194,12 @@ def steps_taken(self:Gather,
 ): # int64 `(n, 2)`: the first step of the row that is in its frame, and the one after the last
     "Tell which steps of their own rows were taken, where rows are in frames"
     (ds, rows), width = self.index.locate(ids), self.shape[1]
-    draws, out = _draws(ids, key) if key is not None else None, np.tile([0, width], (len(ids), 1))
+    drawn, out = draws(ids, key) if key is not None else None, np.tile([0, width], (len(ids), 1))
     for d in np.unique(ds):
         src, k = self.sources[d], np.flatnonzero(ds == d)
         if not isinstance(src, Framed): continue
         n = each_steps(src.src)[rows[k]]
-        at = src.shift(n, width, None if draws is None else draws[k])
+        at = src.shift(n, width, None if drawn is None else drawn[k])
         out[k] = np.stack([np.clip(at, 0, n), np.clip(at + width, 0, n)], 1)
     return out
 

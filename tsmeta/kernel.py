@@ -6,7 +6,7 @@ Docs: https://tsmeta.github.io/tsmeta/kernel.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'X', 'X_ROW', 'X_KIND', 'Y', 'Y_ROW', 'Y_KIND', 'N', 'BLOCK', 'AHEAD', 'LANES', 'FRAME', 'STEPS', 'VAR',
-           'STEP', 'SIDE', 'KIND', 'VARIABLES', 'EDGE', 'NAN', 'ABSENT', 'kind_of']
+           'STEP', 'SIDE', 'KIND', 'VARIABLES', 'EDGE', 'NAN', 'ABSENT', 'draws', 'kind_of']
 
 # %% ../nbs/04e_kernel.ipynb #f4560ca2
 import numpy as np
@@ -20,6 +20,17 @@ X, X_ROW, X_KIND, Y, Y_ROW, Y_KIND, N, BLOCK = range(8)
 AHEAD, LANES = 12, 16
 FRAME = np.dtype([*((o, 'i8') for o in ('steps', 'var', 'step')), *((o, 'i4') for o in ('side', 'kind', 'variables')), *((o, 'f4') for o in ('fill', 'nan', 'absent')), ('spare', 'i8', 2)])
 STEPS, VAR, STEP, SIDE, KIND, VARIABLES, EDGE, NAN, ABSENT = (FRAME.fields[o][1] for o in FRAME.names[:9])
+
+_MIX = tuple(map(np.uint64, (0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb)))
+
+def draws(
+    ids, # int64 array
+    key:int, # 64 bits
+): # int64 array: for each id a number from 0 to 2**31 - 1
+    "Numbers at random, decided by key and id"
+    x = ids.astype(np.uint64)*_MIX[0] ^ np.uint64(key)
+    for shift, c in zip((30, 27), _MIX[1:]): x = (x ^ (x >> np.uint64(shift)))*c
+    return (x >> np.uint64(33)).astype(np.int64)
 
 def kind_of(
     dtype, # numpy dtype
@@ -165,13 +176,20 @@ if HAS_NUMBA:
         else: _memcpy(dst, src, n*4)
 
     @compiled
+    def _draw(i, key):
+        x = np.uint64(i)*_MIX[0] ^ key
+        x = (x ^ (x >> np.uint64(30)))*_MIX[1]
+        x = (x ^ (x >> np.uint64(27)))*_MIX[2]
+        return np.int64(x >> np.uint64(33))
+
+    @compiled
     def _frame(src, n, line, variables, draw, dst, out, k):
         "Copy a row of `n` steps into its frame; `line`: address of what is known of the frame; `variables`: address of lists of variables; `draw`: a number at random, or -1; `dst`: that of `out[k]`"
         ss, side, kind, nv, nl = read_i8(line + STEP), read_i4(line + SIDE), read_i4(line + KIND), out.shape[1], out.shape[2]
         vs = read_i8(line + VAR) if read_i8(line + STEPS) >= 0 else n*ss
         variables += read_i4(line + VARIABLES)*nv*8
         fill, nan, none = read_f4(line + EDGE), read_f4(line + NAN), np.float32(0)
-        at = 0 if side == 0 else n - nl if side == 1 else draw % (n - nl + 1) if side == 3 and draw >= 0 and n > nl else (n - nl)//2
+        at = 0 if side == 0 else n - nl if side == 1 else draw*(n - nl + 1) >> 31 if side == 3 and draw >= 0 and n > nl else (n - nl)//2
         first = max(0, -at)
         last = max(first, min(nl, n - at))
         masked = MASKED and last - first < nl and nl >= LANES and kind == 1 and ss == 4
@@ -231,16 +249,16 @@ if HAS_NUMBA:
         left = _find(ids, starts, guess, shift, table, frames[0].ctypes.data, src, ds, todo)
         if left < 0: return left
         dst, labels, one = xo.ctypes.data, yo.size > 0, yo.size == n
-        lines, variables, chance = frames[0].ctypes.data, frames[1].ctypes.data, len(frames[2]) > 0
+        lines, variables, chance, reach = frames[0].ctypes.data, frames[1].ctypes.data, len(frames[2]) > 0, min(max(nbytes, frames[3]), 2048)
         if len(frames[0]): _rows_of_their_own(src, ds)
         src[n:] = src[0]
         for k in range(n):
-            for line in range(0, min(nbytes, 2048), 64): _prefetch(src[k+AHEAD, 0] + line)
+            for line in range(0, reach, 64): _prefetch(src[k+AHEAD, 0] + line)
             if labels: _prefetch(src[k+AHEAD, 1])
             d = ds[k]
             if d < 0: continue
             t, s = table[d], strides[d]
-            if t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], lines - (1 + t[BLOCK])*64, variables, frames[2][k] if chance else -1, dst + k*nbytes, xo, k)
+            if t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], lines - (1 + t[BLOCK])*64, variables, _draw(ids[k], frames[2][0]) if chance else -1, dst + k*nbytes, xo, k)
             elif t[BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
             elif t[X_KIND] == 1 and s[1] == 4:
                 for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)
