@@ -106,6 +106,8 @@ class Gather:
             kind = kind_of(v.dtype)
             line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
         if x is not None: line[N], line[BLOCK] = len(x), line[X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
+        if x is not None and 0 < (extent := (self.shape[0]-1)*steps[0] + self.shape[1]*steps[1]) <= 8*self.shape[0]*self.shape[1]:
+            self._frames = *self._frames[:2], max(self._frames[2], int(extent))
 
     def _register_frame(self, d):
         "Write the line of dataset `d`, whose rows are copied into a frame from the array, or from the addresses, that its source gives"

@@ -192,7 +192,7 @@ if HAS_NUMBA:
         at = 0 if side == 0 else n - nl if side == 1 else draw*(n - nl + 1) >> 31 if side == 3 and draw >= 0 and n > nl else (n - nl)//2
         first = max(0, -at)
         last = max(first, min(nl, n - at))
-        masked = MASKED and last - first < nl and nl >= LANES and kind == 1 and ss == 4
+        masked = MASKED and (last - first < nl or n > nl and nl < 256) and nl >= LANES and kind == 1 and ss == 4
         dense, v = n == nl and kind == 1 and ss == 4 and vs == 4*n, 0
         while v < nv:
             p, o, m = read_i8(variables + v*8), dst + v*nl*4, 1
@@ -261,7 +261,9 @@ if HAS_NUMBA:
             if t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], lines - (1 + t[BLOCK])*64, variables, _draw(ids[k], frames[2][0]) if chance else -1, dst + k*nbytes, xo, k)
             elif t[BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
             elif t[X_KIND] == 1 and s[1] == 4:
-                for v in range(nv): _memcpy(dst + k*nbytes + v*nl*4, src[k, 0] + v*s[0], nl*4)
+                for v in range(nv):
+                    if MASKED and LANES <= nl < 256: _framed(dst + (k*nv + v)*nl*4, src[k, 0] + v*s[0], 0, nl, nl, np.float32(0), np.float32(0))
+                    else: _memcpy(dst + (k*nv + v)*nl*4, src[k, 0] + v*s[0], nl*4)
             else: _copy(src[k, 0], s[0], s[1], t[X_KIND], xo, k)
             if one: _copy(src[k, 1], 0, 0, t[Y_KIND], yo, k)
             elif labels: _copy(src[k, 1], s[2], s[3], t[Y_KIND], yo, k)
