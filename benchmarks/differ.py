@@ -1,11 +1,12 @@
-"Rows per second where datasets differ: padded, cropped, lined up by name, filled, beside equal rows of the shape that comes out"
+"Rows per second where datasets differ: padded, cropped, lined up by name, filled, beside equal rows of the shape that comes out; and statistics of them all in one pass"
 import argparse
 import numpy as np
 from tsmeta.lengths import Ragged
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.meta import TSMetaDataset
 from tsmeta.policies import Vars
-from common import interleaved, reached, save, setting, table, throughput
+from tsmeta.statistics import moments
+from common import clock, interleaved, reached, save, setting, table, throughput
 
 VARS, STEPS, SIZES = 5, 50, (64, 512)
 
@@ -21,13 +22,33 @@ def metas(n, rows):
     plain = lambda nv, nl: TSMetaDataset(list(zip([np.ones((rows, nv, nl), np.float32) for _ in range(n)], y)))
     cases = {"ragged='pad'": (short, dict(ragged='pad')), "Ragged('pad', mask=True)": (short, dict(ragged=Ragged('pad', mask=True))),
              "Ragged('crop', side='center')": (short, dict(ragged=Ragged('crop', side='center'))),
+             "Ragged('crop', side='random')": (short, dict(ragged=Ragged('crop', side='random'))),
              "var_names, other order": (full, dict(var_names=[list('abcde') if i % 2 else list('bacde') for i in range(n)])),
              "vars='union'": (full, dict(vars='union', var_names=other)),
              "Vars('union', mask=True)": (full, dict(vars=Vars('union', mask=True), var_names=other)),
              'missing=0': (holes, dict(missing=0)), "missing='mask'": (holes, dict(missing='mask'))}
     for name, (X, how) in cases.items():
         meta = TSMetaDataset(list(zip(X, y)), **how)
-        yield name, meta, plain(meta.vars, meta.len)
+        yield name, meta.part(slice(None), 0), plain(meta.vars, meta.len)
+
+
+def one_pass(n, rows, rounds):
+    "Lines of a table: bytes of values per second that `moments` goes through, beside numpy's sum and the mean and spread of each dataset in numpy"
+    rng = np.random.default_rng(1)
+    full = [rng.standard_normal((rows, 1, 100), dtype=np.float32) for _ in range(n)]
+    ragged = [np.ascontiguousarray(x[:, :, :k]) for x, k in zip(full, rng.integers(60, 101, n))]
+    holes = [np.where(rng.random(x.shape) < .05, np.nan, x).astype(np.float32) for x in full]
+    lines = []
+    for name, X, how in (('equal rows', full, {}), ("Ragged('pad', mask=True)", ragged, dict(ragged=Ragged('pad', mask=True))), ("missing='mask'", holes, dict(missing='mask'))):
+        meta, size = TSMetaDataset(X, **how), sum(x.nbytes for x in X)
+        def timed(f):
+            t = clock()
+            f()
+            return size/(clock() - t)/1e9
+        found = interleaved({'ours': lambda: timed(lambda: moments(meta)), 'sum': lambda: timed(lambda: [x.sum() for x in X]),
+                             'numpy': lambda: timed(lambda: [(np.nanmean(x), np.nanstd(x)) if X is holes else (x.mean(), x.std()) for x in X])}, rounds)
+        lines.append([f'`{name}`', *(f'{np.median(found[k]):.2f}' for k in ('ours', 'sum', 'numpy')), f'{np.median(found["ours"]/found["sum"]):.2f}', f'{np.median(found["ours"]/found["numpy"]):.1f}'])
+    return lines, sum(x.size for x in full)
 
 
 def main():
@@ -45,9 +66,13 @@ def main():
             worst = min(worst, share)
             cells += [f'{np.median(found["policy"])/1e6:.2f}', f'{np.median(found["plain"])/1e6:.2f}', f'{share:.2f}']
         lines.append(cells)
+    passes, values = one_pass(n, 10 if quick else 100, rounds)
+    told = ['rows', 'one pass, GB/s', '`sum` of numpy, GB/s', '`mean` and `std` of numpy, GB/s', 'share of the sum', 'times `mean` and `std`']
     head = ['policy', 'rows', *(f'{what}, bs {bs}' for bs in SIZES for what in ('M rows/s', 'plain', 'share'))]
     save('differ.md', '\n\n'.join(['# Datasets that differ', f'{n:,} datasets of 20 rows in memory, {VARS} variables, up to {STEPS} steps, float32. *Plain* is a metadataset of '
          'equal rows of the shape that the policy makes, read in the same run.', table(head, lines), reached('the slowest policy, as a share of the plain rate', worst, .7),
+         f'## Statistics\n\nCount, mean, spread, least and greatest value of each of {n:,} datasets in one pass over {values:,} values, exact to float64; a sum is the least that a pass can cost.',
+         table(told, passes),
          setting('numpy', 'numba', 'torch')]))
 
 

@@ -59,7 +59,8 @@ def make(spec, folder):
     seed, n, have, dtype, kind = spec
     rng = np.random.default_rng(seed)
     ragged = kind in ('list', 'mixed')
-    rows = [rng.normal(scale=9, size=(len(have), int(k))) for k in (rng.integers(1, 9, n) if ragged else [rng.integers(1, 9)]*n)]
+    most = int(rng.choice([9, 45]))
+    rows = [rng.normal(scale=9, size=(len(have), int(k))) for k in (rng.integers(1, most, n) if ragged else [rng.integers(1, most)]*n)]
     if dtype != 'i2': rows = [np.where(rng.random(r.shape) < .2, np.nan, r) for r in rows]
     rows = [r.astype(dtype) for r in rows]
     if kind == 'mixed': given = [np.asfortranarray(r) if i % 2 else r for i, r in enumerate(rows)]
@@ -112,6 +113,12 @@ def test_the_general_path_gives_the_same(monkeypatch):
     quick = make()(ids)[0]
     monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
     assert np.array_equal(quick, make()(ids)[0], equal_nan=True)
+
+
+def test_rows_without_a_step_are_filled():
+    rows = [np.ones((2, n), np.float32) for n in (3, 0, 40)]
+    x = TSMetaDataset([rows], ragged=Ragged('pad', value=-1, mask=True))[:][0].numpy()
+    assert (x[1, :2] == -1).all() and (x[:, 2].sum(1) == [3, 0, 40]).all() and (x[0, :2].sum(1) == 3 - 37).all()
 
 
 def test_files_come_and_go(tmp_path):
@@ -365,3 +372,109 @@ def test_batches_of_one_length(how, monkeypatch):
     monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
     assert np.array_equal(pickle.loads(pickle.dumps(meta))[ids][0], meta[ids][0]) and meta[ids][0].shape == (3, 3, 9)
     with pytest.raises(ValueError, match="done at the end: side='right'"): Ragged(how, side='left')
+
+
+def long_rows(n=40):
+    "Rows whose values tell row and step: `100*row + step`"
+    rng = np.random.default_rng(5)
+    lens = rng.integers(6, 30, n)
+    return {d: ([(100.*i + np.arange(k))[None].astype('f4') for i, k in enumerate(lens) if i % 2 == p], ['u', 'v']*(n//4)) for p, d in enumerate(('even', 'odd'))}
+
+
+def crops(dl):
+    "Of each row of an epoch: its id, and its steps; those that the loader tells are the ones that were delivered"
+    out = {}
+    for x, _ in dl:
+        w = dl.where
+        for i, row, start, end in zip(dl.ids.tolist(), x[:, 0].numpy(), w['start'], w['end']):
+            assert np.array_equal(row % 100, np.arange(start, end))
+            out[i] = row.copy()
+    return out
+
+
+same = lambda a, b: a.keys() == b.keys() and all(np.array_equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize('how', [Ragged('crop', side='random'), Ragged('crop', 4, side='random')])
+def test_training_rows_are_cropped_at_random_by_seed_epoch_and_id(how):
+    meta = TSMetaDataset(long_rows(), ragged=how)
+    parts = meta.split(tsmeta.all.EachSplitter(.25))
+    make = lambda **kw: parts.dataloaders(device='cpu', drop_last=False, **{'seed': 3, 'bs': 8, **kw})
+    dls = make()
+    first, second = crops(dls.train), crops(dls.train)
+    assert not same(first, second) and len(first) == len(parts.train)
+    for other in (make(num_workers=2), make(num_workers=1, multiprocessing_context='spawn'), make(bs=5)):
+        assert same(crops(other.train), first) and same(crops(other.train), second)
+    assert not same(crops(make(seed=4).train), first)
+    halves = {}
+    for rank in range(2): halves |= crops(parts.dataloaders(bs=8, device='cpu', drop_last=False, seed=3, rank=rank, world_size=2).train)
+    assert same(halves, first)
+    lens = [r.shape[1] for rows, _ in long_rows().values() for r in rows]
+    starts = {int(row[0] % 100): 0 for _ in range(20) for row in crops(dls.train).values()}
+    assert len(starts) > 5
+    for i, row in {**first, **second}.items(): assert 0 <= row[0] % 100 <= lens[i] - meta.len
+    for x, _ in dls.valid:
+        for i, row in zip(dls.valid.ids, x[:, 0]): assert row[0] % 100 == (lens[i] - meta.len)//2
+        assert 'start' not in dls.valid.where
+    again = make()
+    again.train.set_epoch(1)
+    assert same(crops(again.train), second)
+
+
+def test_random_crops_by_the_general_path_and_at_inference(tmp_path, monkeypatch):
+    rows = long_rows()
+    meta = TSMetaDataset(rows, ragged=Ragged('fit', 12, side='random', value=-1, mask=True))
+    ids = np.random.default_rng(0).permutation(len(meta))
+    quick = meta.gather(ids, 9)[0]
+    monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    assert np.array_equal(quick, meta.gather(ids, 9)[0])
+    monkeypatch.undo()
+    assert np.array_equal(pickle.loads(pickle.dumps(meta)).gather(ids, 9)[0], quick)
+    for i, x, (a, b) in zip(ids, quick, meta.gather.steps_taken(ids, 9)):
+        w = meta.where([i]).iloc[0]
+        full = rows[w['name']][0][w['row']][0]
+        if len(full) >= 12: assert b - a == 12 and np.array_equal(x, [full[a:b], np.ones(12)])
+        else:
+            at = -((len(full) - 12)//2)
+            assert np.array_equal(x[0], np.r_[np.full(at, -1), full, np.full(12 - at - len(full), -1)]) and x[1].sum() == len(full)
+    assert "side='random'" in repr(meta) and meta.summary().cropped.sum() == sum(max(0, r.shape[1] - 12) for rs, _ in rows.values() for r in rs)
+    dls = meta.split(tsmeta.all.EachSplitter(.25)).dataloaders(bs=8, seed=1, device='cpu')
+    learn = Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(24, 2)), path=tmp_path)
+    learn.export('m.pkl')
+    again = load_learner(tmp_path/'m.pkl')
+    assert repr(again.dls.train.dataset.schema.policies.ragged) == "Ragged('fit', len=12, side='random', value=-1, mask=True)"
+    table = again.predict_table(data=TSMetaDataset([rows['odd'][0]], ragged='pad'), with_input=True)
+    for x, full in zip(table.input, rows['odd'][0]):
+        at = (full.shape[1] - 12)//2
+        assert x[0, max(0, -at)] == full[0, max(0, at)]
+    x = learn.predict_table(0, with_input=True)
+    assert all(np.array_equal(o, meta[int(i)][0]) for o, i in zip(x.input, dls.train.dataset.ids()))
+    for bad in ('pad', 'bucket'):
+        with pytest.raises(ValueError, match="which Ragged..%s'. does not do" % bad): Ragged(bad, side='random')
+
+
+def test_resampled_recordings_take_bounded_memory(monkeypatch):
+    rng = np.random.default_rng(0)
+    recs = [rng.normal(size=(2, 400)).astype('f4') for _ in range(12)]
+    meta = TSMetaDataset.from_recordings(recs, window=10, info=dict(rate=[20.]*12), resample=10., ragged=Ragged('pad', 12))
+    monkeypatch.setattr(Gather, 'max_bytes', 4000)
+    ids = rng.permutation(len(meta))
+    for part in np.split(ids, 8):
+        x = meta.gather(part)[0]
+        for row, i in zip(x, part):
+            d, w = divmod(int(i), 20)
+            want = resample_poly(recs[d].astype('f8'), 1, 2, axis=-1, padtype='line')[:, w*10:w*10 + 10]
+            assert np.allclose(row, np.pad(want, ((0, 0), (0, 2))), atol=1e-5)
+        assert 0 < meta.gather._held <= 4000 and len(meta.gather._open) == 2
+
+
+def test_new_rows_are_resampled_where_their_rate_is_known(tmp_path):
+    rng = np.random.default_rng(0)
+    X = {n: (rng.normal(size=(12, 2, k)).astype('f4'), ['u', 'v']*6) for n, k in (('a', 40), ('b', 20))}
+    meta = TSMetaDataset(X, info=dict(rate=[20., 10.]), resample=10.)
+    dls = meta.split(tsmeta.all.EachSplitter(.25)).dataloaders(bs=8, device='cpu')
+    Learner(dls, torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(40, 2)), path=tmp_path).export('m.pkl')
+    again, new = load_learner(tmp_path/'m.pkl'), rng.normal(size=(3, 2, 40)).astype('f4')
+    table = again.predict_table(data=TSMetaDataset([new], info=dict(rate=[20.])), with_input=True)
+    assert np.allclose(np.stack(table.input), resample_poly(new.astype('f8'), 1, 2, axis=-1, padtype='line'), atol=1e-5)
+    with pytest.raises(ValueError, match='of new rows too: TSMetaDataset.X, info='): again.predict_table(data=new)

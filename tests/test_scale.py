@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from torch import nn
 from tsmeta.datasets import TSMetaDatasets
 from tsmeta.index import View
+from tsmeta.lengths import Ragged
 from tsmeta.load import TSMetaDataLoader
 from tsmeta.meta import TSMetaDataset
+from tsmeta.policies import Vars
 from tsmeta.scale import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from tsmeta.splitter import EachSplitter
 from tsmeta.statistics import _add, _add_numpy, moments, quartiles
@@ -235,5 +237,48 @@ def test_recordings_with_gaps_policies_and_transforms(how):
     recs = {n: rng.normal(k, 1, (2, 60)) for k, n in enumerate('ab')}
     meta = TSMetaDataset.from_recordings(recs, window=10, **how)
     rows = [meta.gather(np.arange(a, b))[0].astype(float) for a, b in zip(meta.index.starts, meta.index.starts[1:])]
-    np.testing.assert_allclose(moments(meta).mean, [x.mean((0, 2)) for x in rows], atol=1e-5)
+    want = np.array([x.mean((0, 2)) for x in rows])
+    if 'vars' in how: want[0, 2] = want[1, 0] = np.nan
+    np.testing.assert_allclose(moments(meta).mean, want, atol=1e-5)
     for x, *y in meta.dataloaders(bs=4, batch_tfms=StandardizeByDataset(), device='cpu').train: assert torch.isfinite(x).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32-1), st.sampled_from(['pad', 'fit', 'crop', 'bucket']), st.sampled_from(['right', 'left', 'center']), st.booleans(), st.booleans(),
+       st.sampled_from(['keep', 'mask', 'mean', 5.]), st.sampled_from([None, 'all', 'row']), st.sampled_from([StandardizeByDataset, RobustScaleByDataset, MinMaxScaleByDataset]))
+def test_only_what_was_measured_counts_and_changes(seed, how, side, mask, union, missing, groups, kind):
+    rng, value, absent = np.random.default_rng(seed), -7., 3.
+    side, have = 'right' if how == 'bucket' else side, [list('ab'), list('bca')] if union else [list('ab'), list('ba')]
+    rows = [[rng.normal(d, d+1, (len(h), n)).astype(np.float32) for n in rng.integers(3, 12, 5)] for d, h in enumerate(have)]
+    if missing != 'keep': rows = [[np.where(rng.random(r.shape) < .2, np.nan, r).astype(np.float32) for r in rs] for rs in rows]
+    ragged = Ragged(how, 7 if how == 'fit' else None, side, value, mask)
+    meta = TSMetaDataset(rows, ragged=ragged, var_names=have, missing=missing, vars=Vars('union', absent, mask) if union else 'strict')
+    tfm = kind(groups=groups) if groups == 'row' else kind(groups=groups).fit(meta)
+    x = tfm(meta[:])[0].numpy().astype(float)
+    raw, names, width = meta[:][0].numpy().astype(float), meta.schema.var_names, meta.len
+    centre = {StandardizeByDataset: lambda a: (a.mean(), a.std()), MinMaxScaleByDataset: lambda a: (a.min(), np.ptp(a)),
+              RobustScaleByDataset: lambda a: (np.median(a), np.percentile(a, 75) - np.percentile(a, 25))}[kind]
+    def shown(r):
+        n = len(r)
+        at = {'right': 0, 'left': n - width, 'center': (n - width)//2}[side]
+        return at, r[max(0, at):max(0, at + width)]
+    def real(d, i, v):
+        return shown(rows[d][i][have[d].index(v)])[1].astype(float) if v in have[d] else np.zeros(0)
+    for k in range(10):
+        d, i = divmod(k, 5)
+        for j, v in enumerate(names):
+            of = [(d, i)] if groups == 'row' else [(e, o) for e in range(2) if groups == 'all' or e == d for o in range(5)]
+            a = np.concatenate([real(e, o, v) for e, o in of]) if len(v) == 1 else np.zeros(0)
+            if len(v) > 1 or v not in have[d]: assert np.array_equal(x[k, j], raw[k, j]); continue
+            if groups == 'row' and missing == 'mean' or groups == 'row' and missing == 5.: a = np.concatenate([filled(real(d, i, v), rows[d][i][have[d].index(v)], missing)])
+            a = a[~np.isnan(a)]
+            at, sd = centre(a) if len(a) else (0, 1)
+            first = max(0, -shown(rows[d][i][0])[0])
+            inside = np.zeros(width, bool)
+            inside[first:first + len(real(d, i, v))] = True
+            if missing == 'mask': inside[inside] = ~np.isnan(real(d, i, v))
+            np.testing.assert_allclose(x[k, j], np.where(inside, (raw[k, j] - at)/(sd or 1), raw[k, j]), rtol=1e-3, atol=1e-3)
+
+
+def filled(shown, row, how):
+    return np.where(np.isnan(shown), 5. if how == 5. else 0. if np.isnan(row).all() else np.nanmean(row.astype(float)), shown)

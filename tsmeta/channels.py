@@ -94,7 +94,7 @@ class RaggedSource:
 
 # %% ../nbs/00b_channels.ipynb #70b0451a
 FILL, REAL, ZERO, NANS = -1, -2, -3, -4
-SIDES = 'right', 'left', 'center'
+SIDES = 'right', 'left', 'center', 'random'
 
 def progression(
     numbers, # int array
@@ -112,7 +112,7 @@ class Framed(Mapped):
         src, # A source
         variables=None, # Of each variable of the frame: a number in the source, or `FILL`, `REAL`, `ZERO`, `NANS - number`; those of the source if `None`
         steps:int=None, # Steps of the frame; those of the source if `None`
-        side:str='right', # Where rows are filled or cut: 'right' (the end), 'left' (the beginning), 'center' (half at each)
+        side:str='right', # Where rows are filled or cut: 'right' (the end), 'left' (the beginning), 'center' (half at each), 'random' (cut anywhere, if there is a number to go by, else as 'center')
         fill:float=0., # Value of steps that are filled
         nan:float=None, # Value put in place of NaN; they stay if `None`
         absent:float=0., # Value of a variable that is `FILL`
@@ -125,13 +125,18 @@ class Framed(Mapped):
         self.y_vars, self._slice = int((self.variables >= 0).sum()), progression(self.variables[self.variables > FILL])
         plain = nan is None and (self.variables >= 0).all() and self.shape[1] <= src.shape[1] and not self.ragged
         self.dtype = np.dtype(src.dtype) if plain or src.dtype.kind == 'f' else np.dtype('float32')
-        self._view = plain and self._slice is not None
+        self._view = plain and self._slice is not None and not (side == 'random' and self.shape[1] < src.shape[1])
 
     @property
     def ragged(self): return hasattr(self.src, 'steps')
-    def shift(self, n, steps):
-        "The step of a row of `n` steps that comes first in a frame of `steps`; below 0 where the frame begins earlier"
-        return {'right': 0, 'left': n - steps, 'center': (n - steps)//2}[self.side]
+    def shift(self,
+        n, # Steps of a row, or of several
+        steps, # Steps of the frame
+        draw=None, # A number at random for each row, from 0 to 2**31 - 1
+    ): # As many as there are `n`
+        "The step of a row that comes first in its frame; below 0 where the frame begins earlier"
+        if self.side == 'random' and draw is not None: return np.where(n > steps, draw*np.maximum(n - steps + 1, 1) >> 31, (n - steps)//2)
+        return {'right': n*0, 'left': n - steps}.get(self.side, (n - steps)//2)
 
     def open(self):
         "The rows as a view, if they are one, and that of the steps that follow"
@@ -140,6 +145,10 @@ class Framed(Mapped):
         if x is None or not self._view: return None, y if self._slice is not None else None
         at = self.shift(x.shape[2], self.shape[1])
         return x[:, self._slice, at:at+self.shape[1]], y
+    def read(self, rows, draws=None):
+        "The rows asked for, in their frame: `(n, vars, len)`; with a number at random for each, if wanted"
+        if draws is None: return super().read(rows)
+        return np.concatenate([self._place(np.asarray(x)[None], self.shape[1], draw) for x, draw in zip(self._x(rows), draws)])
     def core(self):
         "The rows of the source as an array, or a table with address and length of each; `None` for what there is not"
         return self.src.open()[0], self.src.table() if hasattr(self.src, 'table') else None
@@ -161,10 +170,10 @@ class Framed(Mapped):
 
 # %% ../nbs/00b_channels.ipynb #57562525
 @patch
-def _place(self:Framed, x, steps):
+def _place(self:Framed, x, steps, draw=None):
     "Rows `(n, vars, len)` in a frame of so many steps"
     n, out = x.shape[2], np.full((len(x), self.shape[0], steps), self.fill, self.dtype)
-    at = self.shift(n, steps)
+    at = int(self.shift(n, steps, draw))
     a = max(0, -at)
     real, src = slice(a, max(a, min(steps, n - at))), slice(a + at, max(a, min(steps, n - at)) + at)
     for v, p in enumerate(self.variables):

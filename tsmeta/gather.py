@@ -13,10 +13,11 @@ import numpy as np
 from fastcore.basics import patch
 
 # %% ../nbs/05_gather.ipynb #1a059c96
-from .channels import SIDES
+from .channels import SIDES, Framed
 from .files import file_limit
 from .index import Index, HAS_NUMBA
-from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, kind_of
+from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, draws, kind_of
+from .lengths import each_steps
 
 # %% ../nbs/05_gather.ipynb #ef3f9856
 if HAS_NUMBA: from tsmeta.kernel import take
@@ -33,16 +34,24 @@ def _lines(n):
     skip = -raw.ctypes.data % 64//8
     return raw[skip:skip + 8*n].reshape(n, 8)
 
-def _no_frames(n, nv):
-    "For each dataset: steps of a row, side (-1: not in a frame), what is filled in, and which of the lists of variables is its own"
-    lines = _lines(n).view(FRAME)[:, 0]
-    lines['side'] = -1
-    return lines, np.zeros((0, nv), np.int64)
+def _number(known, what): return known.setdefault(what, len(known))
+
+def _put(lines, k, line):
+    "The lines with this one at `k`, with room for more if there was none"
+    if k == len(lines): lines = np.concatenate([lines, np.zeros((max(8, k), *lines.shape[1:]), lines.dtype)])
+    lines[k] = line
+    return lines
+
+def _made(src):
+    "Bytes that a source makes in memory when it is opened, rather than show what is in a file"
+    while hasattr(src, 'src'): src = src.src
+    return getattr(getattr(src, '_rec', None), 'made', 0)
 
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
 class Gather:
     "Copy rows of many sources, named by global ids, into one batch"
+    max_bytes = 1 << 30
     def __init__(self,
         sources, # One source per dataset, all with rows of the same shape; or a sequence of them with `layout()` and `lens`
         targets=None, # One array `(rows, …)` per dataset, all of one dtype and row shape; `None` for unlabelled rows or a horizon
@@ -62,14 +71,14 @@ class Gather:
         n, idx = len(self.sources), self.index
         self._where = idx.starts, idx.guess, idx.shift
         self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
-        self._views, self._open = [(None, None)]*n, OrderedDict()
+        self._views, self._open, self._held = [(None, None)]*n, OrderedDict(), 0
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, Y_KIND] = 1
-        self._own = None
-        self._kept, self._patterns, self._frames = {}, {}, _no_frames(0, 0)
+        self._own, self.chance = None, False
+        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64), 0)
         if hasattr(self.sources, 'layout'): return self._fill()
         if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
-        if any(hasattr(s, 'core') for s in self.sources): self._frames = _no_frames(n, self.shape[0])
+        self.chance = any(getattr(s, 'side', None) == 'random' for s in self.sources)
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
 
@@ -103,6 +112,8 @@ class Gather:
             kind = kind_of(v.dtype)
             line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
         if x is not None: line[N], line[BLOCK] = len(x), line[X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
+        if x is not None and 0 < (extent := (self.shape[0]-1)*steps[0] + self.shape[1]*steps[1]) <= 8*self.shape[0]*self.shape[1]:
+            self._frames = *self._frames[:2], max(self._frames[2], int(extent))
 
     def _register_frame(self, d):
         "Write the line of dataset `d`, whose rows are copied into a frame from the array, or from the addresses, that its source gives"
@@ -114,10 +125,11 @@ class Gather:
         elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
         else: return
         line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
-        (lines, variables), known = self._frames, self._patterns
-        at = known.setdefault(src.variables.tobytes(), len(known))
-        if at == len(variables): self._frames = lines, np.concatenate([variables, src.variables[None]])
-        for k, v in zip(FRAME.names, (steps[2], SIDES.index(src.side), src.fill, np.nan if src.nan is None else src.nan, src.absent, at)): lines[k][d] = v
+        (lines, variables, reach), (known, lists) = self._frames, self._patterns
+        which = _number(lists, src.variables.tobytes())
+        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, (0, 0))], FRAME)
+        line[BLOCK] = -1 - (number := _number(known, frame.tobytes()))
+        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables), max(reach, int(np.prod(src.src.shape))*dtype.itemsize)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -126,26 +138,27 @@ class Gather:
 @patch
 def __call__(self:Gather,
     ids, # Global ids: int64, contiguous
+    key:int=None, # Decides with the id where rows are cropped at random; in the middle if `None`
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
     "Copy the rows with these ids, in the order asked"
     n, y_shape = len(ids), self.y_shape
     steps = self.shape[1] if self._own is None or not n else int(self._own[self.index.locate(ids)[0]].max())
     xo, yo = np.empty((n, self.shape[0], steps), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
-    todo = np.empty(n, np.int64)
-    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, self._frames, xo, yo, todo)
+    todo, keys = np.empty(n, np.int64), np.array([] if key is None or not self.chance else [key], np.uint64)
+    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames[:2], keys, self._frames[2]), xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
-    if left: self._take_rest(ids, todo[:left], xo, yo)
+    if left: self._take_rest(ids, todo[:left], xo, yo, draws(ids, key) if len(keys) else keys)
     return xo, None if y_shape is None else yo.reshape((n, *y_shape))
 
 @patch
-def _take_rest(self:Gather, ids, todo, xo, yo):
+def _take_rest(self:Gather, ids, todo, xo, yo, drawn):
     ds, rows = self.index.locate(ids[todo])
     order = np.argsort(ds, kind='stable')
     for part in np.split(order, np.flatnonzero(np.diff(ds[order])) + 1):
         d, r, k = int(ds[part[0]]), rows[part], todo[part]
         x, y = self._opened(d)
-        xo[k] = (x[r] if x is not None else self._read(d, r))[:, :, :xo.shape[2]]
+        xo[k] = (x[r] if x is not None else self._read(d, r, drawn[k] if len(drawn) else None))[:, :, :xo.shape[2]]
         if y is not None: yo[k] = _three_axes(y)[r]
         elif self.targets is None and self.y_shape is not None: yo[k] = self.sources[d].read_y(r)
 
@@ -156,19 +169,47 @@ def _opened(self:Gather, d):
     if src.lazy and d not in self._open:
         if len(self._open) >= self.max_open:
             if hasattr(src, 'read'): return None, None if self.targets is None else self.targets[d]
-            old, _ = self._open.popitem(last=False)
-            self._views[old], self._table[old, X_KIND] = (None, None), 0
-            self._kept.pop(old, None)
+            self._close(next(iter(self._open)))
+        made = _made(src)
+        for old in [o for o, n in self._open.items() if n] if self._held + made > self.max_bytes and made else []:
+            self._close(old)
+            if self._held + made <= self.max_bytes: break
         self._register(d, *src.open())
-        self._open[d] = True
+        self._open[d] = made
+        self._held += made
     return self._views[d]
 
 @patch
-def _read(self:Gather, d, rows):
-    x = self.sources[d].read(rows)
+def _close(self:Gather, d):
+    "Let go of what dataset `d` shows"
+    self._held -= self._open.pop(d)
+    self._views[d], self._table[d, X_KIND] = (None, None), 0
+    self._kept.pop(d, None)
+
+@patch
+def _read(self:Gather, d, rows, drawn=None):
+    src = self.sources[d]
+    x = src.read(rows) if drawn is None or not isinstance(src, Framed) else src.read(rows, drawn)
     if x.shape != (len(rows), *self.shape):
         raise ValueError(f'Dataset {d} gave rows of shape {x.shape[1:]} where its first row has shape {self.shape}.')
     return x
+
+# %% ../nbs/05_gather.ipynb #d9caacdf
+@patch
+def steps_taken(self:Gather,
+    ids, # Global ids
+    key:int=None, # As for the gather itself
+): # int64 `(n, 2)`: the first step of the row that is in its frame, and the one after the last
+    "Tell which steps of their own rows were taken, where rows are in frames"
+    (ds, rows), width = self.index.locate(ids), self.shape[1]
+    drawn, out = draws(ids, key) if key is not None else None, np.tile([0, width], (len(ids), 1))
+    for d in np.unique(ds):
+        src, k = self.sources[d], np.flatnonzero(ds == d)
+        if not isinstance(src, Framed): continue
+        n = each_steps(src.src)[rows[k]]
+        at = src.shift(n, width, None if drawn is None else drawn[k])
+        out[k] = np.stack([np.clip(at, 0, n), np.clip(at + width, 0, n)], 1)
+    return out
 
 # %% ../nbs/05_gather.ipynb #e55fc1c7
 @patch(as_prop=True)

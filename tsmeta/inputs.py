@@ -15,7 +15,8 @@ from torch import nn
 # %% ../nbs/08e_inputs.ipynb #63b6440b
 from .target import some
 from .meta import TSMetaDataset
-from .scale import delivery, group_names
+from .meta import delivery
+from .scale import group_names
 
 # %% ../nbs/08e_inputs.ipynb #6ad73745
 class DatasetInput(ItemTransform):

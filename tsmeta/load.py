@@ -9,7 +9,7 @@ __all__ = ['TSMetaDataLoader']
 
 # %% ../nbs/08_load.ipynb #b8ad7244
 import random
-import numpy as np, torch
+import numpy as np, pandas as pd, torch
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_device
 from fastcore.basics import patch
@@ -66,7 +66,7 @@ class TSMetaDataLoader(Planned, ClassBalance, Sharded, BadRows, ReadsAhead, Show
 
     def _begin(self, dataset, seed, ours):
         self.seed, self._given, self.epoch, self._start, self._done, self._begun, self._mixed_epoch = seed, seed, 0, 0, None, None, None
-        self._ids, self._all_ids, self._shared, self._part, self._skip, self._agreed, self._kept = None, None, False, 0, 0, False, None
+        self._ids, self._all_ids, self._shared, self._part, self._skip, self._agreed, self._kept, self._crop = None, None, False, 0, 0, False, None, None
         self.schema, self.dataset, self._place = dataset.schema, dataset, process_rank(ours['rank'], ours['world_size'])
         self.multiprocessing_context, self.prefetch_factor = ours['multiprocessing_context'], ours['prefetch_factor']
         self._policy(ours['on_bad'], ours['max_bad'])
@@ -177,7 +177,7 @@ def _made(self:TSMetaDataLoader, order, *which):
         if kept is not None:
             task.ids = task.all_ids = kept
             self._note_bad(bad)
-        b = self.dataset.typed(b[0], b[1] if len(b) > 1 else None) if read.nested else b
+        b, self._crop = self.dataset.typed(b[0], b[1] if len(b) > 1 else None) if read.nested else b, read.crop_key(task.epoch)
         yield task, tuple(o.pin_memory() for o in b) if pin else b
 
 # %% ../nbs/08_load.ipynb #c2a8c128
@@ -203,10 +203,11 @@ def __iter__(self:TSMetaDataLoader):
 
 @patch
 def _plainly(self:TSMetaDataLoader, order, plan, epoch, start, skip):
-    typed, gather = self.dataset.typer(), Reader(self.dataset).gather
+    typed, read = self.dataset.typer(), self._reader(order)
+    key = read.crop_key(epoch)
     self._all_ids, self._shared, self._part = None, False, 0
     for k, ids in enumerate(self._ids_of(order, plan, epoch, start), start):
-        b = typed(*gather(ids))
+        b, self._crop = typed(*read.gather(ids, key)), key
         if order is None: self._done = epoch, k+1, plan
         yield self._deliver(ids, b, epoch, k)
 
@@ -224,7 +225,8 @@ def one_batch(self:TSMetaDataLoader):
     self.before_iter()
     order = self._custom_order()
     task = next(self._tasks(order, self._plan_given(order), self.epoch, self._start, self._skip))
-    b, kept, bad = self._reader(order)(task)
+    read = self._reader(order)
+    (b, kept, bad), self._crop = read(task), read.crop_key(task.epoch)
     if kept is not None: task.ids = task.all_ids = kept
     return self._deliver_task(task, b)
 
@@ -245,8 +247,12 @@ def input_idxs(self:TSMetaDataLoader):
 
 @patch(as_prop=True)
 def where(self:TSMetaDataLoader):
-    "Dataset, name, row (and window) of each row of the last delivered batch, as a DataFrame"
-    return None if self._ids is None else self.dataset.where(self._ids)
+    "Dataset, name, row (and window, or steps cropped at random: `start` and `end`, not included) of each row of the last delivered batch, as a DataFrame"
+    if self._ids is None: return None
+    out = self.dataset.where(self._ids)
+    if self._crop is None: return out
+    start, end = self.dataset.gather.steps_taken(self._ids, self._crop).T
+    return pd.concat([out.iloc[:, :3].assign(start=start, end=end), out.iloc[:, 3:].drop(columns=['start', 'end'], errors='ignore')], axis=1)
 
 # %% ../nbs/08_load.ipynb #d111466a
 @patch

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/00g_policies.ipynb #6d458f41
 from .channels import FILL, NANS, REAL, ZERO, Framed, one_shape
-from .lengths import Ragged, Stepped, common_steps, steps_range
+from .lengths import Ragged, Stepped, common_steps, each_steps, steps_range
 from .missing import Filled, Missing, refuse_missing
 from .rates import Resampled, one_rate, rates_of
 from .target import label_maps, relabel, some
@@ -256,14 +256,12 @@ def innermost(src, through=(Framed, Filled, Stepped, Resampled)):
     "The source that policies started from"
     return innermost(src.src, through) if isinstance(src, through) else src
 
-def _each_steps(src): return src.steps if hasattr(src, 'steps') else np.full(len(src), src.shape[1])
-
 def _did(src):
     "Steps of rows, steps that were filled in, steps that were left out"
     own = innermost(src, (Framed, Filled, Stepped))
-    real = np.minimum(_each_steps(src.src), src.shape[1]) if isinstance(src, Framed) else _each_steps(src)
+    real = np.minimum(each_steps(src.src), src.shape[1]) if isinstance(src, Framed) else each_steps(src)
     low, high = steps_range(own)
-    return dict(steps=str(low) if low == high else f'{low}–{high}', padded=int((src.shape[1] - real).sum()), cropped=int((_each_steps(own) - real).sum()))
+    return dict(steps=str(low) if low == high else f'{low}–{high}', padded=int((src.shape[1] - real).sum()), cropped=int((each_steps(own) - real).sum()))
 
 def _variables(src, data_vars):
     "Names of variables that a dataset lacks, and of those that are left out"

@@ -65,6 +65,7 @@ class ResampledRecording:
     ):
         self.src, (self.up, self.down) = WindowSource(recording, 1, time_first=time_first), up_down(rate, target)
         self.dtype, self.shape = np.dtype('float32'), (self.src.shape[0], n_resampled(self.src.time, self.up, self.down))
+        self.made = self.shape[0]*self.shape[1]*4
     def __call__(self): return resampled(self.src.recording(), self.up, self.down)
     def steps_of(self, y):
         "One target per step, as it stands at the steps of the new rate"
@@ -96,7 +97,7 @@ def one_rate(
     if rates is None: rates = np.full(len(sources), np.nan)
     if unknown := [d for d, r in enumerate(rates) if np.isnan(r) and not ready[d]]:
         raise ValueError(f'resample={target:g} needs to know at which rate each dataset is sampled; nothing is known of {some(names, unknown)}. '
-                         'Say so with info=dict(rate=[…]), in steps per second.')
+                         'Say so with info=dict(rate=[…]), in steps per second; of new rows too: TSMetaDataset(X, info=…).')
     out = []
     for d, (s, r) in enumerate(zip(sources, rates)):
         try: up, down = (1, 1) if ready[d] else up_down(r, target)

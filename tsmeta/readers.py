@@ -14,6 +14,7 @@ from fastai.data.load import fa_collate
 from fastcore.basics import patch
 
 # %% ../nbs/07k_readers.ipynb #ffe28af9
+from .plan import hash64
 from .rng import is_random, keyed
 import tsmeta.face
 
@@ -61,7 +62,8 @@ class Reader:
         if on_bad not in ON_BAD: raise ValueError(f"on_bad must be None, 'raise' or 'skip', got {on_bad!r}.")
         self.ds, self.seed, self.on_bad, self.types = ds, seed, on_bad, ds.types
         self.item, self.batch = ((p, [t for t in p.fs if is_random(t)]) if p is not None and len(getattr(p, 'fs', [])) else None for p in (after_item, before_batch))
-        self.chance = any(p and p[1] for p in (self.item, self.batch))
+        self.crops = ds.split_idx == 0 and getattr(ds.gather, 'chance', False)
+        self.chance = self.crops or any(p and p[1] for p in (self.item, self.batch))
         self.nested = len(self.types) > 2 or not all(issubclass(o, torch.Tensor) for o in self.types)
         if self.nested and (self.item or self.batch): raise ValueError('Examples made of several rows have no single row for after_item or before_batch to change. Use batch_tfms.')
         self.advice = "Clean these rows, or leave them out with on_bad='skip'."
@@ -69,11 +71,15 @@ class Reader:
     @property
     def key(self):
         "What makes two readers alike"
-        return id(self.ds.gather), self.seed, self.on_bad, *(p and (id(p[0]), p[0].split_idx) for p in (self.item, self.batch))
+        return id(self.ds.gather), self.seed, self.on_bad, self.crops, *(p and (id(p[0]), p[0].split_idx) for p in (self.item, self.batch))
 
-    def gather(self, ids):
+    def crop_key(self, epoch):
+        "What decides, with its id, where a row is cropped in an epoch; `None` where nothing is cropped at random: that is for training alone"
+        return hash64(self.seed, epoch, -2) if self.crops else None
+
+    def gather(self, ids, key=None):
         "x and y of rows; an error names the first row at fault"
-        try: return self.ds.gather(ids)
+        try: return self.ds.gather(ids) if key is None else self.ds.gather(ids, key)
         except Exception as e:
             k, why = next(self._failures(ids), (0, e))
             raise say_where(why, f'Reading {name_rows(self.ds, ids[k:k+1])}') from e
@@ -89,8 +95,9 @@ class Reader:
     ): # Tensors; global ids of the rows left, or `None` if all are; ids and reasons of the bad ones, `(n, 2)`, or `None`
         "Read a delivery"
         ids, bad = task.ids, None
-        if self.on_bad: ids, x, y, bad = self._good(ids)
-        else: x, y = self.gather(ids)
+        key = self.crop_key(task.epoch)
+        if self.on_bad: ids, x, y, bad = self._good(ids, key)
+        else: x, y = self.gather(ids, key)
         b = tuple(torch.from_numpy(o) for o in (x, y) if o is not None)
         if not self.nested: b = tuple(o.as_subclass(t) for o, t in zip(b, self.types))
         if len(ids): b = self._rows(b, ids, task)
@@ -102,14 +109,14 @@ def _finite(o):
     return np.isfinite(o).all(tuple(range(1, o.ndim))) if o is not None and o.dtype.kind == 'f' else True
 
 @patch
-def _good(self:Reader, ids):
+def _good(self:Reader, ids, key=None):
     "The good rows among these, and the ids of the bad ones with the reason"
     why = np.zeros(len(ids), np.int64)
-    try: x, y = self.gather(ids)
+    try: x, y = self.gather(ids, key)
     except Exception:
         if self.on_bad == 'raise': raise
         why[[k for k, _ in self._failures(ids)]] = 2
-        x, y = self.ds.gather(ids[why == 0])
+        x, y = self.gather(ids[why == 0], key)
     whole = np.broadcast_to(_finite(x) & _finite(y), len(x))
     why[np.flatnonzero(why == 0)[~whole]] = 1
     if not why.any(): return ids, x, y, None
