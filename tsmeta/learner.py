@@ -79,6 +79,7 @@ def _loader(learn, ds_idx, dl, data, kwargs):
 def _schema(learn, dl):
     "What the numbers of the model mean: the schema it was trained with"
     trained, new = getattr(learn.dls.train.dataset, 'schema', dl.schema), dl.schema
+    if trained is not new: learn.dls.train.dataset.check_fits(dl.dataset)
     if new.kind not in (None, trained.kind) or (new.kind and new.vocab != trained.vocab):
         raise ValueError(f'The targets of this loader ({new!r}: {new.vocab}) are not those the learner was trained with '
                          f'({trained!r}: {trained.vocab}). Pass data= instead of dl=: it uses the vocabulary of the learner.')
