@@ -204,7 +204,7 @@ def _arguments(metric):
 def _whole(a): return a.dtype.kind in 'iub' and a.min() >= 0
 def _ones(a): return bool(((a == 0) | (a == 1)).all())
 
-def _matrix_values(f, args, t, p, of, n):
+def _matrix_values(f, args, t, p, of, n, known):
     "The values of each group where rows have several answers each; `None` where rows are not what the metric is for"
     if p.ndim != 2 or p.shape[1] < 2: return None
     if t.shape == p.shape and _ones(t):
@@ -216,7 +216,7 @@ def _matrix_values(f, args, t, p, of, n):
     every = np.bincount(of*c + t, minlength=n*c).reshape(n, c).all(1)
     return np.where(every, _area_by_column(np.eye(c)[t], p, of, n, _auc, args.get('average', 'macro')), np.nan)
 
-def _values(f, args, t, p, of, n):
+def _values(f, args, t, p, of, n, known):
     "The values of each group, `None` where rows are not what the metric is for"
     if t.ndim != 1 or t.shape != p.shape: return None
     numbers = lambda: (t.astype(np.float64), p.astype(np.float64), of, n)
@@ -225,17 +225,12 @@ def _values(f, args, t, p, of, n):
     if f in _NUMBERS: return _numbers(_NUMBERS[f], *numbers())
     if not _whole(t): return None
     if f in _AREAS: return _AREAS[f](*numbers()) if t.max() <= 1 else None
-    return _LABELS[f](Pairs(t.astype(np.int64), p.astype(np.int64), of, n), **args) if _whole(p) else None
+    if not _whole(p): return None
+    if 'pairs' not in known: known['pairs'] = Pairs(t.astype(np.int64), p.astype(np.int64), of, n)
+    return _LABELS[f](known['pairs'], **args)
 
-def tally(
-    metric, # A metric of fastai
-    pred, # Outputs, first axis rows
-    y, # Targets, first axis rows
-    of, # Group of each row, int64 `(rows,)`
-    n:int, # Number of groups
-): # float64 `(n,)`; NaN where there are no rows, numbers are not finite, or sklearn refuses; `None` if the metric is not recognised
-    "Score all groups at once, if this metric is made of counts, sums or ranks"
-    if not isinstance(metric, AccumMetric) or (args := _arguments(metric)) is None: return None
+def _rows(metric, pred, y, of, n):
+    "What a metric would be asked about, without the groups that have numbers which are not finite; `None` if these are not its rows"
     metric.reset()
     metric.accumulate(SimpleNamespace(pred=pred, y=y, to_detach=partial(to_detach, gather=False)))
     p, t = (np.asarray(o[0]) for o in (metric.preds, metric.targs))
@@ -243,8 +238,22 @@ def tally(
     if not len(pred) or len(p) % len(pred) or len(p) != len(t): return None
     of = np.repeat(of, len(p)//len(pred))
     bad = np.bincount(of[~np.logical_and(*(np.isfinite(o).reshape(len(o), -1).all(1) for o in (p, t)))], minlength=n) > 0
-    if bad.any(): p, t, of = (o[~bad[of]] for o in (p, t, of))
-    out = (_values if metric.flatten else _matrix_values)(metric.func, args, t, p, of, n) if len(t) else None
+    return tuple(o[~bad[of]] for o in (t, p, of)) if bad.any() else (t, p, of)
+
+def tally(
+    metric, # A metric of fastai
+    pred, # Outputs, first axis rows
+    y, # Targets, first axis rows
+    of, # Group of each row, int64 `(rows,)`
+    n:int, # Number of groups
+    memo:dict=None, # Kept from metric to metric, so that what several of them need of the same rows is done once
+): # float64 `(n,)`; NaN where there are no rows, numbers are not finite, or sklearn refuses; `None` if the metric is not recognised
+    "Score all groups at once, if this metric is made of counts, sums or ranks"
+    if not isinstance(metric, AccumMetric) or (args := _arguments(metric)) is None: return None
+    known = ({} if memo is None else memo).setdefault((metric.dim_argmax, metric.activation, metric.thresh, metric.flatten), {})
+    if 'rows' not in known: known['rows'] = _rows(metric, pred, y, of, n)
+    if known['rows'] is None or not len(known['rows'][0]): return None
+    out = (_values if metric.flatten else _matrix_values)(metric.func, args, *known['rows'], n, known)
     if out is None: return None
-    out = np.where(np.bincount(of, minlength=n) > 0, out, np.nan)
+    out = np.where(np.bincount(known['rows'][2], minlength=n) > 0, out, np.nan)
     return None if np.isnan(out).all() else out
