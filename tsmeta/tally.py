@@ -151,7 +151,7 @@ def _precision_area(t, p, of, n):
 # %% ../nbs/09_tally.ipynb #bfc44b2e
 def _columns(a, of): return (of[:, None]*a.shape[1] + np.arange(a.shape[1]))
 
-def _by_column(t, p, of, n, kind, average=None, zero_division='warn', beta=1., pos_label=1):
+def _by_column(t, p, of, n, kind, average, zero_division='warn', beta=1.):
     "Averages of precision, recall, F or Jaccard over labels, answers or rows; `t` and `p` bool `(rows, labels)`"
     rate = partial(_rates, kind, beta=beta, empty=0 if zero_division == 'warn' else zero_division)
     if average == 'samples': return _share(np.bincount(of, rate(*(o.sum(1).astype(np.float64) for o in (t & p, t, p))), n), np.bincount(of, minlength=n), np.nan)
@@ -164,7 +164,7 @@ def _by_column(t, p, of, n, kind, average=None, zero_division='warn', beta=1., p
 
 def _wrong_share(t, p, of, n): return _numbers('mae', (t != p).mean(1), 0, of, n)
 
-def _area_by_column(t, p, of, n, score, average='macro', pos_label=1):
+def _area_by_column(t, p, of, n, score, average='macro'):
     "Averages over labels of what `_auc` or `_precision_area` says of each"
     if average == 'micro': return score(t.ravel(), p.ravel(), np.repeat(of, t.shape[1]), n)
     at, c = _columns(t, of).ravel(), t.shape[1]
@@ -208,8 +208,9 @@ def _matrix_values(f, args, t, p, of, n, known):
     "The values of each group where rows have several answers each; `None` where rows are not what the metric is for"
     if p.ndim != 2 or p.shape[1] < 2: return None
     if t.shape == p.shape and _ones(t):
-        if f in _SETS: return _SETS[f](t != 0, p != 0, of, n, **args) if _ones(p) else None
-        return _area_by_column(t.astype(np.float64), p, of, n, _AREAS[f], **{k: v for k, v in args.items() if k != 'multi_class'})
+        how = {k: v for k, v in args.items() if k not in ('pos_label', 'multi_class')}
+        if f in _SETS: return _SETS[f](t != 0, p != 0, of, n, **how) if _ones(p) else None
+        return _area_by_column(t.astype(np.float64), p, of, n, _AREAS[f], **how)
     c = p.shape[1]
     fits = f is skm.roc_auc_score and args.get('multi_class') == 'ovr' and args.get('average', 'macro') in ('macro', 'weighted') and c > 2
     if not fits or t.ndim != 1 or not _whole(t) or t.max() >= c or not np.allclose(p.sum(1), 1): return None
