@@ -153,11 +153,13 @@ def predict(
     run: Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run that is done. A learner.pkl in it (written where safetensors is missing) executes code: use your own.')],
     data: Data, *, cut: DataOptions,
     out: Annotated[str, typer.Option(metavar='FILE', help='A .csv or .parquet file; - is stdout.')] = '-',
+    by: Annotated[str | None, typer.Option(metavar='WHAT', help='Join windows: one line per dataset, per time step, or per value of a column of --info.')] = None,
+    how: Annotated[choice('mean', 'vote'), typer.Option(help='With --by: the mean of their probabilities or numbers, or their vote.')] = 'mean',
 ):
     "Predict new data with the learner of a run: one line per row, with its dataset, its place, and how sure the model is."
     _agg()
     from tsmeta.cli_run import predict_run
-    meta = predict_run(run, data, out, cut)
+    meta = predict_run(run, data, out, cut, by, how)
     say(f'Predicted {len(meta):,} rows of {len(meta.names):,} datasets.')
 
 # %% ../nbs/11f_cli.ipynb #bab32891

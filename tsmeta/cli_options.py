@@ -39,10 +39,12 @@ def _hush():
 def plain_errors(
     debug:bool=False, # Show tracebacks
 ):
-    "Turn errors into one sentence and an exit code; warnings of other libraries are left out"
+    "Turn errors into one sentence and an exit code; of warnings, say the one about numbers of another type"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
+            warnings.filterwarnings('always', 'The numbers of ')
+            warnings.showwarning = lambda message, *where: say(f'tsmeta: {message}')
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter): raise
     except KeyboardInterrupt:

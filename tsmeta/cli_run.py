@@ -26,6 +26,7 @@ from .mixture import planned_rows
 from .resume import SaveResume
 from .safe import load_safe
 from .learner import score_by
+from .tablefile import TableFile
 from .plots import plot_confusion, plot_row, plot_scores, worst_rows
 import tsmeta.history
 from .cli_options import DataOptions, SplitOptions, TrainOptions, say, settings
@@ -270,14 +271,19 @@ def predict_run(
     data:str, # What `TSMetaDataset.open` takes
     out='-', # A `.csv` or `.parquet` file, written in pieces; '-' is stdout
     cut:DataOptions=None, # How to see the data
+    by:str=None, # Join windows: into 'dataset', 'step' or the values of a column
+    how:str='mean', # Their 'mean' or 'vote'
 ): # The metadataset that was predicted
     "Predict new data with the learner of a run"
     check_out(out)
     if read_run(run).get('state') != 'done': raise ValueError(f'The run in {run} is not done: tsmeta train --config {Path(run)/"config.toml"} --resume goes on with it.')
     meta, learn = run_data(run, data, cut), read_learner(run)
     with learn.no_bar():
-        if str(out) == '-': learn.predict_table(data=meta).to_csv(sys.stdout, index=False)
+        join = {} if by is None else dict(by=by, how=how)
+        if str(out) == '-': learn.predict_table(data=meta, **join).to_csv(sys.stdout, index=False)
         else:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-            learn.predict_table(data=meta, save=out)
+            if by != 'step': learn.predict_table(data=meta, save=out, **join)
+            else:
+                with TableFile(out) as f: f.write(learn.predict_table(data=meta, **join))
     return meta

@@ -18,7 +18,8 @@ from fastcore.foundation import L
 
 # %% ../nbs/07b_face.ipynb #4a26cb83
 from .source import ArraySource, Coded
-from .adapt import to_source
+from .adapt import to_sources
+from .dtypes import check_dtypes
 from .target import some
 import tsmeta.recordings
 from .meta import TSMetaDataset
@@ -133,12 +134,13 @@ def set_split_idx(self:TSMetaDataset, i):
 def check_fits(self:TSMetaDataset,
     other, # Another metadataset
 ):
-    "Raise a `ValueError` unless the rows of `other` look like the rows of this one"
+    "Raise a `ValueError` unless the rows of `other` look like the rows of this one; warn where their numbers are of another kind"
     a, b = self.schema, other.schema
     wrong = [f'{getattr(b, k)} {what}, expected {getattr(a, k)}' for k, what in [('vars', 'variables'), ('len', 'steps')] if getattr(a, k) != getattr(b, k)]
     if a.var_names and b.var_names and a.var_names != b.var_names: wrong.append(f'variables named {b.var_names}, expected {a.var_names}')
     if b.kind is not None and (a.kind, a.y_shape) != (b.kind, b.y_shape): wrong.append(f'targets are {b.kind} {b.y_shape}, expected {a.kind} {a.y_shape}')
     if wrong: raise ValueError(f'New data does not fit. Dataset {some(other.names, range(len(other.names)))}: {"; ".join(wrong)}.')
+    if a is not b: check_dtypes(a.dtypes, other.gather.sources, other.names)
 
 @patch
 def add_dataset(self:TSMetaDataset,
@@ -153,7 +155,7 @@ def add_dataset(self:TSMetaDataset,
     else:
         if isinstance(X, (list, L)): X = list(X) if len({np.shape(o) for o in X}) > 1 else np.stack([np.asarray(o) for o in X])
         new, view = TSMetaDataset.__new__(type(self)), None
-        new._setup([to_source((X, y) if y is not None else X)], ['new'], None, var_names, s.policies, s.x_tfm, vocab=s.vocab, kind=s.kind if y is not None else None)
+        new._setup(*to_sources({'new': (X, y) if y is not None else X}), None, var_names, s.policies, s.x_tfm, vocab=s.vocab, kind=s.kind if y is not None else None)
     self.check_fits(new)
     new = new.part(view if view is not None else range(len(new.index)), 1)
     new.schema = s

@@ -20,6 +20,7 @@ from fastcore.meta import delegates
 from .source import ArraySource, WindowSource
 from .adapt import as_info, to_sources
 from .channels import Mapped, one_shape
+from .dtypes import stored_dtypes
 from .policies import Policies, innermost
 from .target import Targets, join_targets, some
 from .index import View, to_ids
@@ -50,8 +51,8 @@ def series_type():
 
 # %% ../nbs/07_meta.ipynb #831e485d
 class Schema:
-    "What every row of a metadataset looks like: variables, steps, kind and shape of the target, vocabulary"
-    x_tfm, policies = None, Policies()
+    "What every row of a metadataset looks like: variables, steps, kind and shape of the target, vocabulary; and what it is stored as: `dtypes`"
+    x_tfm, policies, dtypes = None, Policies(), ()
     def __init__(self, vars, len, kind, y_shape=(), vocab=None, horizon=0, labels='union', var_names=None):
         self.vars, self.len, self.kind, self.y_shape, self.horizon = vars, len, kind, tuple(y_shape), horizon
         self.vocab, self.labels, self.var_names = vocab, labels, var_names
@@ -156,15 +157,14 @@ class TSMetaDataset(SchemaFacts):
         raw = sources, names, info, var_names
         sources, names, info, var_names, policies = policies.fit(sources, names, as_info(info, names), var_names, labels)
         if x_tfm: sources = [_mapped(s, x_tfm, names, d) for d, s in enumerate(sources)]
-        nv, nl, horizon = one_shape(sources, names)
-        lens = [len(s) for s in sources]
+        (nv, nl, horizon), lens = one_shape(sources, names), [len(s) for s in sources]
         if not sum(lens): raise ValueError(f'None of the {len(names):,} datasets has a row.' + (' Is the window longer than every recording?'
                                            if isinstance(sources[0], WindowSource) else ''))
         targets = Targets('float', None, None, (getattr(sources[0], 'y_vars', nv), horizon)) if horizon else \
             join_targets(policies.relabel([s.y for s in sources], names), lens, names, labels=labels, **how)
         same = not x_tfm or nv == sources[0].src.shape[0]
         schema = Schema(nv, nl, targets.kind, targets.shape, targets.vocab, horizon, labels, var_names if same else None)
-        schema.x_tfm, schema.policies = x_tfm, policies
+        schema.x_tfm, schema.policies, schema.dtypes = x_tfm, policies, stored_dtypes(sources)
         self._join(sources, names, info, targets.arrays, schema)
         self._raw = raw if policies else None
 

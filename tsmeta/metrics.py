@@ -11,7 +11,7 @@ __all__ = ['group_values', 'Pass', 'lower_is_better', 'DatasetColumn', 'summary_
 import numpy as np, pandas as pd, torch, warnings
 import torch.distributed as dist
 from fastai.learner import AvgLoss, AvgMetric, Metric, mk_metric
-from fastai.metrics import AccumMetric
+from fastai.metrics import AccumMetric, Perplexity
 from fastai.torch_core import to_detach
 from fastcore.basics import listify, patch
 from functools import partial
@@ -19,7 +19,7 @@ from types import SimpleNamespace
 
 # %% ../nbs/09a_metrics.ipynb #7a277cf9
 from .target import some
-from .callback import ByDataset, RowSums, intervals, is_row_mean, row_losses, row_values
+from .callback import plain_tensor, ByDataset, RowSums, intervals, is_row_mean, row_losses, row_values
 from .scores import DatasetHistory, Scores
 from .tally import tally
 
@@ -52,10 +52,11 @@ def group_values(
     y, # Targets, first axis rows
     of, # Group of each row, int64 `(rows,)`
     n:int, # Number of groups
-    loss_func=None, # For metrics made of the loss, such as `Perplexity`
+    loss_func=None, # For metrics made of the loss
+    memo:dict=None, # Kept from metric to metric over the same rows
 ): # float64 `(n,)`, NaN where there are no rows or the metric has no meaning
     "Ask a metric about each group of rows"
-    if (found := tally(metric, pred, y, of, n)) is not None: return found
+    if (found := tally(metric, pred, y, of, n, memo)) is not None: return found
     order = torch.from_numpy(np.argsort(of, kind='stable')).to(pred.device)
     ends, value = np.cumsum(np.bincount(of, minlength=n)), _slices(metric, pred[order], y[order], loss_func)
     out, failed, good = np.full(n, np.nan), None, 0
@@ -111,9 +112,10 @@ class Pass:
     def add(self, ids, pred, y):
         "Take one batch: global ids, outputs, targets"
         if not len(ids): return
+        pred, y = plain_tensor(pred), plain_tensor(y)
         if self.sums is None: self._sort(pred, y)
         self.sums.add(ids, pred, y)
-        if len(self.sums.funcs) < len(self.asked): self.kept.append((ids, *(o.detach().cpu().as_subclass(torch.Tensor) for o in (pred, y))))
+        if len(self.sums.funcs) < len(self.asked): self.kept.append((ids, pred.cpu(), y.cpu()))
 
     def state_dict(self)->dict:
         "What was collected so far, in this process"
@@ -143,14 +145,14 @@ class Pass:
         return out
 
     def _scores(self, rows, parts, kept, of, k):
+        none, memo = np.full(k, np.nan), {}
+        if kept is not None:
+            g = of[self.index.locate(kept[0])[0]]
+            on = slice(None) if (g >= 0).all() else g >= 0
         for name, m in self.asked.items():
             if name in parts: continue
-            v, none = np.full(k, np.nan), np.full(k, np.nan)
-            if kept is not None:
-                g = of[self.index.locate(kept[0])[0]]
-                on = g >= 0
-                v = group_values(m, kept[1][on], kept[2][on], g[on], k, self.loss_func)
-            parts[name] = v, none, none
+            if type(m) is Perplexity and 'loss' in parts: parts[name] = tuple(map(np.exp, parts['loss']))
+            else: parts[name] = none if kept is None else group_values(m, kept[1][on], kept[2][on], g[on], k, self.loss_func, memo), none, none
         return Scores(rows, *(np.stack([parts[name][i] for name in self.asked]) for i in range(3)))
 
 # %% ../nbs/09a_metrics.ipynb #3d7eabb9

@@ -71,6 +71,7 @@ class TSMetaView(TSMetaDataset):
         targets, vocab, kind = self._view_targets(y, len(next(iter(flat.values()))))
         s = base.schema
         self.schema = Schema(s.vars, s.len, kind, () if targets is None else targets.shape[1:], vocab, 0, s.labels, s.var_names)
+        self.schema.dtypes = 'float32',
         self.gather = ViewGather(base.gather, self._flat, targets)
         self.index, self.names, self.info, self._view, self._last = self.gather.index, ['view'], None, None, None
         self.datasets = [self.as_source()]

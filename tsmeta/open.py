@@ -13,6 +13,7 @@ from fastcore.basics import patch
 
 # %% ../nbs/07g_open.ipynb #c79ab2d9
 from .members import members
+from .dtypes import stored_dtypes
 from .policy_file import policies_from_json
 from .times import Times
 from .watch import WATCH_VARS, write_watch
@@ -40,6 +41,7 @@ def of_store(cls:TSMetaDataset,
     s, self = store.schema, cls.__new__(cls)
     schema = Schema(s['vars'], s['len'], s['kind'], s['y_shape'], s['vocab'], s['horizon'], s['labels'], s['var_names'])
     if 'policies' in s: schema.policies = policies_from_json(s['policies'])
+    schema.dtypes = stored_dtypes(store.sources)
     self._join(store.sources, store.names, store.info, store.targets, schema)
     self.store = store
     return self

@@ -54,6 +54,7 @@ def plot_scores(
     ax.axhline(mean, color='#333333', lw=1, ls=(0, (5, 3)), zorder=1)
     ax.annotate(f'all rows: {mean:.2f}', (n-1, mean), (0, -4), textcoords='offset points', ha='right', va='top', fontsize=9, color='#333333')
     ax.set(ylim=(-.04, 1.04) if what == 'accuracy' else (0, None), xlabel=f'{n:,} {"datasets" if "dataset" in scores else "groups"}, worst first', ylabel=what, xlim=(-.015*n-.6, n-.4+.015*n))
+    ax.xaxis.get_major_locator().set_params(integer=True)
     style = dict(s=np.clip(2400/n, 5, 55), lw=.4 if n < 300 else 0, edgecolor='white', zorder=3, clip_on=False)
     shown = _groups(scores[color]) if color else []
     rest = ~scores[color].isin(shown) if color else np.ones(n, bool)

@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/safe.html.md"""
 __all__ = ['WEIGHTS', 'FACTS', 'FORMAT', 'read_safe', 'load_safe']
 
 # %% ../nbs/10f_safe.ipynb #de690c3f
-import hashlib, json, os, shutil, sys, tempfile
+import hashlib, json, os, re, shutil, sys, tempfile
 import numpy as np, torch
 from fastai.learner import Learner
 from fastcore.basics import listify, patch
@@ -73,24 +73,27 @@ def _check_same(learn, spec, weights):
         raise ValueError(f'A {spec["name"]} built as described answers otherwise than this model, with the same weights. Give its arguments: export_safe(folder, arch=…, kwargs=…).')
 
 # %% ../nbs/10f_safe.ipynb #bbe7a2a6
-_FACTS = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=(list, type(None)), horizon=int, labels=str, var_names=(list, type(None)), policies=(dict, type(None)))
+_FACTS = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=(list, type(None)), horizon=int, labels=str, var_names=(list, type(None)), policies=(dict, type(None)), dtypes=list)
 
 def _schema(s):
     "A schema in JSON"
     out = {k: getattr(s, k) for k in _FACTS}
-    return {**out, 'y_shape': list(s.y_shape), 'vocab': None if s.vocab is None else [pack(v, {}, 'vocab') for v in s.vocab],
+    return {**out, 'y_shape': list(s.y_shape), 'dtypes': list(s.dtypes), 'vocab': None if s.vocab is None else [pack(v, {}, 'vocab') for v in s.vocab],
             'var_names': None if s.var_names is None else [str(v) for v in s.var_names],
             'policies': policies_to_json(s.policies) if s.policies or s.policies.named else None}
 
 def _read_schema(facts):
     "A schema from JSON"
+    if isinstance(facts, dict): facts = {'dtypes': [], **facts}
     if not isinstance(facts, dict) or set(facts) != set(_FACTS): raise ValueError(f'The schema is damaged: {str(facts)[:80]}')
     for k, t in _FACTS.items():
         if not isinstance(facts[k], t): raise ValueError(f'The schema is damaged: {k} is {facts[k]!r}.')
     if facts['kind'] not in (None, 'class', 'multi', 'float') or facts['vars'] < 1 or facts['len'] < 1: raise ValueError(f'The schema is damaged: {str(facts)[:80]}')
     if (facts['kind'] in ('class', 'multi')) != (facts['vocab'] is not None): raise ValueError('The schema is damaged: labels need a vocabulary, and only they have one.')
-    out = Schema(**{**{k: v for k, v in facts.items() if k != 'policies'}, 'vocab': None if facts['vocab'] is None else [unpack(v, {}) for v in facts['vocab']]})
+    if odd := [t for t in facts['dtypes'] if not isinstance(t, str) or not re.fullmatch(r'bool|u?int(8|16|32|64)|float\d+', t)]: raise ValueError(f'The schema is damaged: {odd[0]!r} is no type of numbers.')
+    out = Schema(**{**{k: v for k, v in facts.items() if k not in ('policies', 'dtypes')}, 'vocab': None if facts['vocab'] is None else [unpack(v, {}) for v in facts['vocab']]})
     if facts['policies'] is not None: out.policies = policies_from_json(facts['policies'])
+    out.dtypes = tuple(facts['dtypes'])
     return out
 
 def _split(dls):

@@ -10,7 +10,7 @@ __all__ = ['Pairs', 'tally']
 # %% ../nbs/09_tally.ipynb #e28bc71c
 import numpy as np
 import sklearn.metrics as skm
-from fastai.metrics import AccumMetric, rmse
+from fastai.metrics import AccumMetric, exp_rmspe, rmse
 from fastai.torch_core import to_detach
 from functools import partial
 from types import SimpleNamespace
@@ -25,6 +25,7 @@ class Pairs:
         n:int, # Number of groups
     ):
         c, self.of, self.n = int(max(t.max(), p.max())) + 1, of, n
+        self.t, self.p = t, p
         keys = of*c + t, of*c + p
         if n*c > max(1 << 22, 8*len(t)):
             found, at = np.unique(np.concatenate(keys), return_inverse=True)
@@ -40,6 +41,13 @@ class Pairs:
     def add(self, v):
         "Sum over the labels of each group"
         return np.bincount(self.group, v, self.n)
+
+    def rank(self, labels=None):
+        "Number of each label among the labels of its group; of the labels of rows, if they are given"
+        first = np.cumsum(self.labels) - self.labels
+        if labels is None: return np.arange(len(self.group)) - first[self.group]
+        c = self.label.max() + 1
+        return np.searchsorted(self.group*c + self.label, self.of*c + labels) - first[self.of]
 
 def _share(a, b, empty):
     "a/b, and `empty` where b is 0"
@@ -80,53 +88,158 @@ def _matthews(pairs):
 
 def _hamming(pairs): return 1 - _share(pairs.add(pairs.hit), pairs.add(pairs.true), np.nan)
 
+def _kappa(pairs, weights=None):
+    "Agreement beyond chance (Cohen 1960, 1968); labels as far apart as their places among the labels of the group"
+    n, true, pred = pairs.add(pairs.true), pairs.true, pairs.pred
+    if weights is None: seen, chance = n - pairs.add(pairs.hit), n*n - pairs.add(true*pred)
+    else:
+        k, power = pairs.rank(), 1 if weights == 'linear' else 2
+        seen = np.bincount(pairs.of, np.abs(pairs.rank(pairs.t) - pairs.rank(pairs.p))**power, pairs.n)
+        if power == 2: chance = n*pairs.add((true + pred)*k*k) - 2*pairs.add(true*k)*pairs.add(pred*k)
+        else:
+            before, last = np.cumsum(n) - n, np.take(n, pairs.group)
+            a, b = (np.cumsum(v) - before[pairs.group] for v in (true, pred))
+            chance = pairs.add(a*(last - b) + b*(last - a))
+    return 1 - _share(seen*n, chance, np.nan)
+
 # %% ../nbs/09_tally.ipynb #8261ac61
 def _numbers(kind, t, p, of, n):
     "Scores made of sums of errors; around the mean of each group, so that large numbers lose no digits"
-    rows, d = np.bincount(of, minlength=n), t - p
+    rows, d = np.bincount(of, minlength=n), 1 - np.exp(p - t) if kind == 'rmspe' else t - p
     mean = lambda v: _share(np.bincount(of, v, n), rows, np.nan)
     if kind == 'mae': return mean(np.abs(d))
-    if kind in ('mse', 'rmse'): return mean(d*d) if kind == 'mse' else np.sqrt(mean(d*d))
+    if kind in ('mse', 'brier'): return mean(d*d)
+    if kind in ('rmse', 'rmspe'): return np.sqrt(mean(d*d))
     error = mean(d*d) if kind == 'r2' else mean((d - mean(d)[of])**2)
     spread = mean((t - mean(t)[of])**2)
     out = 1 - _share(error, spread, 1)
     return np.where((rows < 2) & (kind == 'r2'), np.nan, np.where((error == 0) & (rows > 0), 1., out))
 
+def _ranks(v, of, n):
+    "Rank of each number in its group from 1 on, the mean where numbers are equal"
+    order = np.lexsort((v, of))
+    v, g = v[order], of[order]
+    new = np.r_[True, (g[1:] != g[:-1]) | (v[1:] != v[:-1])]
+    first, rows, out = np.flatnonzero(new), np.bincount(of, minlength=n), np.empty(len(v))
+    out[order] = (first + np.diff(np.r_[first, len(v)])/2 + .5)[np.cumsum(new) - 1] - (np.cumsum(rows) - rows)[g]
+    return out
+
+def _correlation(t, p, of, n, ranks=False):
+    "Pearson's correlation; of ranks, Spearman's"
+    if ranks: t, p = _ranks(t, of, n), _ranks(p, of, n)
+    rows, add = np.bincount(of, minlength=n), lambda v: np.bincount(of, v, n)
+    t, p = (v - _share(add(v), rows, 0)[of] for v in (t, p))
+    same = np.sqrt(add(t*t)*add(p*p))
+    return np.clip(_share(add(t*p), same, np.nan), -1, 1)
+
 def _auc(t, p, of, n):
     "Area under the ROC curve of each group: the share of pairs of a 1 and a 0 in which the 1 has the higher score, ties counting half (Hanley and McNeil 1982)"
-    order = np.lexsort((p, of))
-    t, p, of = t[order], p[order], of[order]
-    new = np.r_[True, (of[1:] != of[:-1]) | (p[1:] != p[:-1])]
-    first = np.flatnonzero(new)
-    rank = (first + np.diff(np.r_[first, len(t)])/2 + .5)[np.cumsum(new) - 1]
     rows, ones = np.bincount(of, minlength=n), np.bincount(of, t, n)
+    return _share(np.bincount(of, t*_ranks(p, of, n), n) - ones*(ones + 1)/2, ones*(rows - ones), np.nan)
+
+def _precision_area(t, p, of, n):
+    "Average precision of each group: the precision at each score that some row has, weighted by the recall it adds; 0 without a 1"
+    order = np.lexsort((-p, of))
+    t, p, of = t[order], p[order], of[order]
+    at = np.flatnonzero(np.r_[(of[1:] != of[:-1]) | (p[1:] != p[:-1]), True])
+    g, rows, hits = of[at], np.bincount(of, minlength=n), np.r_[0, np.cumsum(t)]
     start = np.cumsum(rows) - rows
-    return _share(np.bincount(of, t*(rank - start[of]), n) - ones*(ones + 1)/2, ones*(rows - ones), np.nan)
+    found = hits[at + 1] - hits[start[g]]
+    more = np.diff(hits[np.r_[0, at + 1]])
+    return _share(np.bincount(g, more*found/(at + 1 - start[g]), n), np.bincount(of, t, n), 0)
+
+# %% ../nbs/09_tally.ipynb #bfc44b2e
+def _columns(a, of): return (of[:, None]*a.shape[1] + np.arange(a.shape[1]))
+
+def _by_column(t, p, of, n, kind, average, zero_division='warn', beta=1.):
+    "Averages of precision, recall, F or Jaccard over labels, answers or rows; `t` and `p` bool `(rows, labels)`"
+    rate = partial(_rates, kind, beta=beta, empty=0 if zero_division == 'warn' else zero_division)
+    if average == 'samples': return _share(np.bincount(of, rate(*(o.sum(1).astype(np.float64) for o in (t & p, t, p))), n), np.bincount(of, minlength=n), np.nan)
+    at, c = _columns(t, of), t.shape[1]
+    hit, true, pred = (np.bincount(at[on], minlength=n*c).reshape(n, c).astype(np.float64) for on in (t & p, t, p))
+    if average == 'micro': return rate(*(o.sum(1) for o in (hit, true, pred)))
+    out = rate(hit, true, pred)
+    if average == 'macro': return out.mean(1)
+    return np.where(true.any(1), _share((out*true).sum(1), true.sum(1), 0), out.mean(1))
+
+def _wrong_share(t, p, of, n): return _numbers('mae', (t != p).mean(1), 0, of, n)
+
+def _area_by_column(t, p, of, n, score, average='macro'):
+    "Averages over labels of what `_auc` or `_precision_area` says of each"
+    if average == 'micro': return score(t.ravel(), p.ravel(), np.repeat(of, t.shape[1]), n)
+    at, c = _columns(t, of).ravel(), t.shape[1]
+    out = score(t.ravel(), p.ravel(), at, n*c).reshape(n, c)
+    if average == 'macro': return out.mean(1)
+    w = np.bincount(at, t.ravel(), n*c).reshape(n, c)
+    return _share((np.where(w > 0, out, 0)*w).sum(1), w.sum(1), 0)
 
 # %% ../nbs/09_tally.ipynb #1b32c690
 _RATES = {skm.f1_score: 'f', skm.fbeta_score: 'f', skm.precision_score: 'precision', skm.recall_score: 'recall', skm.jaccard_score: 'jaccard'}
-_LABELS = {**{f: partial(_by_label, kind=k) for f, k in _RATES.items()},
-           skm.balanced_accuracy_score: _balanced, skm.matthews_corrcoef: _matthews, skm.hamming_loss: _hamming}
-_NUMBERS = {skm.mean_absolute_error: 'mae', skm.mean_squared_error: 'mse', skm.root_mean_squared_error: 'rmse', rmse.func: 'rmse',
-            skm.r2_score: 'r2', skm.explained_variance_score: 'explained'}
-_ARGS = {**dict.fromkeys(_RATES, {'average', 'pos_label', 'zero_division'}), skm.balanced_accuracy_score: {'adjusted'}, skm.roc_auc_score: {'average', 'multi_class'}}
+_LABELS = {**{f: partial(_by_label, kind=k) for f, k in _RATES.items()}, skm.balanced_accuracy_score: _balanced, skm.matthews_corrcoef: _matthews,
+           skm.hamming_loss: _hamming, skm.cohen_kappa_score: _kappa}
+_SETS = {**{f: partial(_by_column, kind=k) for f, k in _RATES.items()}, skm.hamming_loss: _wrong_share}
+_AREAS = {skm.roc_auc_score: _auc, skm.average_precision_score: _precision_area}
+_NUMBERS = {skm.mean_absolute_error: 'mae', skm.mean_squared_error: 'mse', skm.root_mean_squared_error: 'rmse', rmse.func: 'rmse', exp_rmspe.func: 'rmspe',
+            skm.r2_score: 'r2', skm.explained_variance_score: 'explained', skm.brier_score_loss: 'brier'}
+_CORRELATIONS = {'PearsonCorrCoef.<locals>.pearsonr': False, 'SpearmanCorrCoef.<locals>.spearmanr': True}
+_ARGS = {**dict.fromkeys(_RATES, {'average', 'pos_label', 'zero_division'}), skm.balanced_accuracy_score: {'adjusted'}, skm.cohen_kappa_score: {'weights'},
+         skm.roc_auc_score: {'average', 'multi_class'}, skm.average_precision_score: {'average', 'pos_label'}}
 _ARGS[skm.fbeta_score] = {*_ARGS[skm.fbeta_score], 'beta'}
+
+def _ranked(f):
+    "Is this the correlation of numbers (`False`) or ranks (`True`) that fastai makes? `None` for anything else"
+    how, f = getattr(f, 'keywords', {}), getattr(f, 'func', f)
+    return _CORRELATIONS.get(getattr(f, '__qualname__', '')) if getattr(f, '__module__', '') == exp_rmspe.func.__module__ and how.get('axis', 0) == 0 else None
 
 def _arguments(metric):
     "What a recognised metric was asked for; `None` for anything else"
     f, args = metric.func, {k: v for k, v in metric.kwargs.items() if v is not None}
-    if type(metric) is not AccumMetric or not metric.flatten or f is not rmse.func and not metric.invert_args: return None
-    if not (f in _LABELS or f in _NUMBERS or f is skm.roc_auc_score) or args.keys() - _ARGS.get(f, set()): return None
-    if f in _RATES and (metric.kwargs.get('average', 'binary') not in ('binary', 'macro', 'micro', 'weighted') or args.get('zero_division', 0) not in ('warn', 0, 1)): return None
-    return args
+    if type(metric) is not AccumMetric or args.keys() - _ARGS.get(f, set()): return None
+    if f in (rmse.func, exp_rmspe.func) or _ranked(f) is not None: return args if metric.flatten and not metric.invert_args else None
+    if not metric.invert_args or not any(f in known for known in ((_LABELS, _AREAS, _NUMBERS) if metric.flatten else (_SETS, _AREAS))): return None
+    ways = {'macro', 'micro', 'weighted', *(() if f not in _RATES else ('binary',) if metric.flatten else ('samples',))}
+    if 'average' in _ARGS.get(f, ()) and metric.kwargs.get('average', 'binary' if f in _RATES else 'macro') not in ways: return None
+    return args if args.get('zero_division', 0) in ('warn', 0, 1) and (f is not skm.average_precision_score or args.get('pos_label', 1) == 1) else None
 
-def _values(f, args, t, p, of, n):
+def _whole(a): return a.dtype.kind in 'iub' and a.min() >= 0
+def _ones(a): return bool(((a == 0) | (a == 1)).all())
+
+def _matrix_values(f, args, t, p, of, n, known):
+    "The values of each group where rows have several answers each; `None` where rows are not what the metric is for"
+    if p.ndim != 2 or p.shape[1] < 2: return None
+    if t.shape == p.shape and _ones(t):
+        how = {k: v for k, v in args.items() if k not in ('pos_label', 'multi_class')}
+        if f in _SETS: return _SETS[f](t != 0, p != 0, of, n, **how) if _ones(p) else None
+        return _area_by_column(t.astype(np.float64), p, of, n, _AREAS[f], **how)
+    c = p.shape[1]
+    fits = f is skm.roc_auc_score and args.get('multi_class') == 'ovr' and args.get('average', 'macro') in ('macro', 'weighted') and c > 2
+    if not fits or t.ndim != 1 or not _whole(t) or t.max() >= c or not np.allclose(p.sum(1), 1): return None
+    every = np.bincount(of*c + t, minlength=n*c).reshape(n, c).all(1)
+    return np.where(every, _area_by_column(np.eye(c)[t], p, of, n, _auc, args.get('average', 'macro')), np.nan)
+
+def _values(f, args, t, p, of, n, known):
     "The values of each group, `None` where rows are not what the metric is for"
-    if t.ndim != 1 or t.shape != p.shape or len(t) == 0: return None
-    if f in _NUMBERS: return _numbers(_NUMBERS[f], t.astype(np.float64), p.astype(np.float64), of, n)
-    if t.dtype.kind not in 'iub' or t.min() < 0: return None
-    if f is skm.roc_auc_score: return _auc(t.astype(np.float64), p, of, n) if t.max() <= 1 else None
-    return _LABELS[f](Pairs(t.astype(np.int64), p.astype(np.int64), of, n), **args) if p.dtype.kind in 'iub' and p.min() >= 0 else None
+    if t.ndim != 1 or t.shape != p.shape: return None
+    numbers = lambda: (t.astype(np.float64), p.astype(np.float64), of, n)
+    if (ranks := _ranked(f)) is not None: return _correlation(*numbers(), ranks)
+    if f is skm.brier_score_loss and not (_whole(t) and t.max() <= 1 and p.min() >= 0 and p.max() <= 1): return None
+    if f in _NUMBERS: return _numbers(_NUMBERS[f], *numbers())
+    if not _whole(t): return None
+    if f in _AREAS: return _AREAS[f](*numbers()) if t.max() <= 1 else None
+    if not _whole(p): return None
+    if 'pairs' not in known: known['pairs'] = Pairs(t.astype(np.int64), p.astype(np.int64), of, n)
+    return _LABELS[f](known['pairs'], **args)
+
+def _rows(metric, pred, y, of, n):
+    "What a metric would be asked about, without the groups that have numbers which are not finite; `None` if these are not its rows"
+    metric.reset()
+    metric.accumulate(SimpleNamespace(pred=pred, y=y, to_detach=partial(to_detach, gather=False)))
+    p, t = (np.asarray(o[0]) for o in (metric.preds, metric.targs))
+    metric.reset()
+    if not len(pred) or len(p) % len(pred) or len(p) != len(t): return None
+    of = np.repeat(of, len(p)//len(pred))
+    bad = np.bincount(of[~np.logical_and(*(np.isfinite(o).reshape(len(o), -1).all(1) for o in (p, t)))], minlength=n) > 0
+    return tuple(o[~bad[of]] for o in (t, p, of)) if bad.any() else (t, p, of)
 
 def tally(
     metric, # A metric of fastai
@@ -134,18 +247,14 @@ def tally(
     y, # Targets, first axis rows
     of, # Group of each row, int64 `(rows,)`
     n:int, # Number of groups
+    memo:dict=None, # Kept from metric to metric, so that what several of them need of the same rows is done once
 ): # float64 `(n,)`; NaN where there are no rows, numbers are not finite, or sklearn refuses; `None` if the metric is not recognised
     "Score all groups at once, if this metric is made of counts, sums or ranks"
     if not isinstance(metric, AccumMetric) or (args := _arguments(metric)) is None: return None
-    metric.reset()
-    metric.accumulate(SimpleNamespace(pred=pred, y=y, to_detach=partial(to_detach, gather=False)))
-    p, t = (np.asarray(o[0]) for o in (metric.preds, metric.targs))
-    metric.reset()
-    if not len(pred) or len(p) % len(pred) or len(p) != len(t): return None
-    of = np.repeat(of, len(p)//len(pred))
-    bad = np.bincount(of[~(np.isfinite(p) & np.isfinite(t)).reshape(len(p), -1).all(1)], minlength=n) > 0
-    if bad.any(): p, t, of = (o[~bad[of]] for o in (p, t, of))
-    out = _values(metric.func, args, t, p, of, n)
+    known = ({} if memo is None else memo).setdefault((metric.dim_argmax, metric.activation, metric.thresh, metric.flatten), {})
+    if 'rows' not in known: known['rows'] = _rows(metric, pred, y, of, n)
+    if known['rows'] is None or not len(known['rows'][0]): return None
+    out = (_values if metric.flatten else _matrix_values)(metric.func, args, *known['rows'], n, known)
     if out is None: return None
-    out = np.where(np.bincount(of, minlength=n) > 0, out, np.nan)
+    out = np.where(np.bincount(known['rows'][2], minlength=n) > 0, out, np.nan)
     return None if np.isnan(out).all() else out
