@@ -22,27 +22,17 @@ from .adapt import as_info, to_sources
 from .channels import Mapped, one_shape
 from .dtypes import stored_dtypes
 from .policies import Policies, innermost
-from .target import Targets, join_targets, some
+from .target import Targets, join_targets, some, target_kind
 from .index import View, to_ids
 from .gather import Gather
 
 # %% ../nbs/07_meta.ipynb #49ff64d0
 class TensorSeries(TensorBase):
-    "One or many time series: a tensor `(…, vars, len)` that can draw itself"
+    "One or many time series: a tensor `(…, vars, len)`"
     @property
     def vars(self): return self.shape[-2]
     @property
     def len(self): return self.shape[-1]
-    def show(self, ctx=None, title=None, ax=None, figsize=None, **kwargs):
-        "Draw each variable as a line over the steps"
-        ax = ctx if ax is None else ax
-        if ax is None:
-            import matplotlib.pyplot as plt
-            ax = plt.subplots(figsize=figsize)[1]
-        ax.plot(self.detach().cpu().numpy().T, lw=1)
-        ax.margins(x=0)
-        if title is not None: ax.set_title(str(title), fontsize=9)
-        return ax
 
 def series_type():
     "The type of x: tsai's `TSTensor` where tsai is loaded, else `TensorSeries`"
@@ -102,23 +92,18 @@ class SchemaFacts:
 class Delivery:
     "The rows of the batch that was delivered last, of whichever metadataset"
     meta, ids = None, None
-    def note(self, meta, ids): self.meta, self.ids = meta, ids
-
     def lines(self,
         n:int, # Rows of the batch at hand
     ): # The metadataset, and the dataset of each row
         "Tell which datasets the rows at hand are of"
         if self.ids is None or len(self.ids) != n:
-            raise ValueError(f'A batch of {n} rows was to be scaled by dataset, but the loader delivered {0 if self.ids is None else len(self.ids)} last. '
+            raise ValueError(f'A batch of {n} rows was to be told apart by dataset, but the loader delivered {0 if self.ids is None else len(self.ids)} last. '
                              'Batches must come from a TSMetaDataLoader, and be decoded before the next one is made.')
         return self.meta, self.meta.index.locate(self.ids)[0]
 
 delivery = Delivery()
 
 # %% ../nbs/07_meta.ipynb #9fcabe44
-_Y_KINDS = dict(TSClassification='class', TSCategorize='class', Categorize='class', TSRegression='float', ToFloat='float', TSForecasting='float',
-                RegressionSetup='float', TSMultiLabelClassification='multi', MultiCategorize='multi')
-
 class RowTfm:
     "Transforms of one row, run when it is read"
     def __init__(self,
@@ -148,7 +133,7 @@ class TSMetaDataset(SchemaFacts):
     ):
         sources, names = to_sources(dataset_list, names)
         x_tfm, y_tfm = (*listify(tfms), None, None)[:2]
-        kind, known = _y_kind(y_tfm)
+        kind, known = target_kind(y_tfm)
         x_tfm = RowTfm(x_tfm) if any(t is not None for t in listify(x_tfm)) else None
         self._setup(sources, names, info, var_names, Policies(**kwargs), x_tfm, vocab=known if vocab is None else vocab, labels=labels, kind=kind)
 
@@ -181,21 +166,11 @@ class TSMetaDataset(SchemaFacts):
     @_last.setter
     def _last(self, ids):
         self.__dict__['_last'] = ids
-        if ids is not None: delivery.note(self, ids)
+        if ids is not None: delivery.meta, delivery.ids = self, ids
 
 def _mapped(src, tfm, names, d):
     try: return Mapped(src, tfm)
     except Exception as e: raise ValueError(f'Dataset {some(names, [d])}, tfms[0] on its first row: {type(e).__name__}: {e}') from e
-
-def _y_kind(tfm):
-    "What a target transform of fastai or tsai says about targets: their kind, and their vocabulary if it has one"
-    for t in listify(tfm):
-        name = getattr(t, '__name__', type(t).__name__)
-        if name in _Y_KINDS:
-            vocab = getattr(t, 'vocab', None)
-            return _Y_KINDS[name], list(vocab) if vocab is not None and len(vocab) else None
-        if t is not None: raise ValueError(f'tfms[1] says what targets are ({", ".join(_Y_KINDS)}); got {name}. Transform y before you pass it.')
-    return None, None
 
 # %% ../nbs/07_meta.ipynb #dde0cce0
 @patch

@@ -20,6 +20,16 @@ from matplotlib.ticker import PercentFormatter
 from .meta import TensorSeries, TSMetaDataset
 import tsmeta.face
 
+# %% ../nbs/07e_show.ipynb #b6e0c6f1
+@patch
+def show(self:TensorSeries, ctx=None, title=None, ax=None, figsize=None, **kwargs):
+    "Draw each variable as a line over the steps"
+    ax = plt.subplots(figsize=figsize)[1] if (ax := ctx if ax is None else ax) is None else ax
+    ax.plot(self.detach().cpu().numpy().T, lw=1)
+    ax.margins(x=0)
+    if title is not None: ax.set_title(str(title), fontsize=9)
+    return ax
+
 # %% ../nbs/07e_show.ipynb #669fabdb
 @patch
 def titles(self:TSMetaDataset,
