@@ -282,3 +282,14 @@ def test_only_what_was_measured_counts_and_changes(seed, how, side, mask, union,
 
 def filled(shown, row, how):
     return np.where(np.isnan(shown), 5. if how == 5. else 0. if np.isnan(row).all() else np.nanmean(row.astype(float)), shown)
+
+
+@pytest.mark.parametrize('value', [0.1, 1/3, 1e6 + .1, 3e-7, -7.7])
+@pytest.mark.parametrize('groups', ['row', None])
+def test_rows_that_never_change_become_zero(value, groups):
+    X = np.full((4, 2, 50), value, np.float32)
+    X[:, 1, 20:] = np.nan
+    meta = TSMetaDataset([X])
+    tfm = StandardizeByDataset(groups=groups) if groups == 'row' else StandardizeByDataset(groups=groups).fit(meta)
+    x = tfm(meta[:])[0].numpy()
+    assert (x[:, 0] == 0).all() and (x[:, 1, :20] == 0).all()

@@ -197,8 +197,9 @@ def _of_rows(self:StandardizeByDataset, x):
     "Centre and width of each row by itself"
     ok = ~torch.isnan(x)
     if self.how == 'standard':
-        at = torch.nanmean(x, -1, keepdim=True)
-        width = torch.nanmean((x - at)**2, -1, keepdim=True).sqrt()
+        low = torch.where(ok, x, torch.inf).amin(-1, keepdim=True)
+        up = torch.nanmean(x - low, -1, keepdim=True)
+        at, width = low + up, torch.nanmean((x - low - up)**2, -1, keepdim=True).sqrt()
     elif self.how == 'robust':
         low, at, high = torch.nanquantile(x, torch.tensor([.25, .5, .75], device=x.device), -1, keepdim=True)
         width = high - low
