@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 from tsmeta import gather as gather_room
 from tsmeta.all import TSMetaDataset, check_leakage
 from tsmeta.gather import Gather, check_gather
+from tsmeta.members import StoredWindows
 from tsmeta.remote import open_store
 from tsmeta.store import Store
 from tsmeta.disk import seal, unseal
@@ -140,6 +141,22 @@ def test_no_window_of_a_recording_with_gaps_is_left_to_the_general_path(tmp_path
     def refuse(*args): raise AssertionError('rows were left')
     monkeypatch.setattr(Gather, '_take_rest', refuse)
     for a, b in zip(want, gather(ids)): assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize('horizon', [0, 2])
+def test_recordings_with_gaps_in_containers_stay_there(tmp_path, monkeypatch, horizon):
+    recs, times = made(3, 3, (40, 60))
+    recs = [r.astype('f4') for r in recs]
+    for d, (r, t) in enumerate(zip(recs, times)):
+        with pytest.importorskip('h5py').File(tmp_path/f'r{d}.h5', 'w') as h: h['ecg'], h['ecg_t'] = r, t.astype(float)
+    def refuse(self): raise AssertionError('a whole recording was read')
+    monkeypatch.setattr(StoredWindows, 'recording', refuse)
+    want = slow_windows(recs, times, 5, 2, horizon, 2)
+    for policies in ({}, dict(missing=0.)):
+        meta = TSMetaDataset.open(tmp_path, window=5, stride=2, horizon=horizon, times=Times('t', max_gap=2), **policies)
+        for _ in range(2):
+            x, y = meta.gather(np.arange(len(want)))
+            assert np.array_equal(x, [recs[d][:, s:s+5] for d, s in want]) and (not horizon or np.array_equal(y, [recs[d][:, s+5:s+7] for d, s in want]))
 
 
 @quick

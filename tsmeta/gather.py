@@ -18,6 +18,7 @@ from .files import file_limit
 from .index import Index, HAS_NUMBA
 from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, draws, kind_of
 from .lengths import each_steps
+from .times import Timed
 
 # %% ../nbs/05_gather.ipynb #ef3f9856
 if HAS_NUMBA: from tsmeta.kernel import take
@@ -52,7 +53,7 @@ def _recording(src): return _recording(src.src) if hasattr(src, 'src') else src.
 def _gapped(src):
     "The recording with gaps whose windows a source shows, in a frame or not; `None` for other sources"
     if isinstance(src, Framed): src = src.src
-    return src if len(getattr(src, 'begin', ())) > 1 else None
+    return src if isinstance(src, Timed) and len(src.begin) > 1 else None
 
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
