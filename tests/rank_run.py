@@ -52,6 +52,15 @@ def learner(dls):
     return learn
 
 
+def results(learn, n, folder):
+    "What a learner says about its rows, in all the ways there are"
+    preds, targs = learn.get_preds()
+    train_preds, train_targs = learn.get_preds(ds_idx=0)
+    return dict(preds=preds, targs=targs, train_preds=train_preds, train_targs=train_targs, losses=learn.get_preds(with_loss=True)[2], validated=list(learn.validate()),
+                table=learn.predict_table(probs=True), saved=pd.read_csv(learn.predict_table(save=folder/f'{n}.csv')) if folder else None,
+                own=learn.predict_table(dl=learn.dls.train), weights=[p.detach().clone() for p in learn.model.parameters()])
+
+
 def train(n, together, folder=None):
     "Two epochs, then everything that predicts"
     dls = loaders(n)
@@ -59,16 +68,9 @@ def train(n, together, folder=None):
     kept = list(dls)
     with learn.distrib_ctx(sync_bn=False, cpu=True) if together else nullcontext():
         learn.fit(2, lr=.05)
-        preds, targs = learn.get_preds()
-        train_preds, train_targs = learn.get_preds(ds_idx=0)
-        losses = learn.get_preds(with_loss=True)[2]
-        validated = list(learn.validate())
-        table = learn.predict_table(probs=True)
-        saved = pd.read_csv(learn.predict_table(save=folder/f'{n}.csv')) if folder else None
-        own = learn.predict_table(dl=dls.train)
-    return dict(preds=preds, targs=targs, train_preds=train_preds, train_targs=train_targs, losses=losses, validated=validated, table=table, own=own, saved=saved,
-                recorded=[list(v) for v in learn.recorder.values], weights=[p.detach() for p in learn.model.parameters()],
-                left_alone=all(a is b for a, b in zip(dls, kept)) and isinstance(dls.train, fastai.distributed.DistributedDL))
+        recorded = [list(v) for v in learn.recorder.values]
+        found = results(learn, n, folder)
+    return dict(found, recorded=recorded, left_alone=all(a is b for a, b in zip(dls, kept)) and isinstance(dls.train, fastai.distributed.DistributedDL))
 
 
 def order(**kwargs):

@@ -5,7 +5,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 import rank_run
@@ -42,18 +41,10 @@ def train(n, together, folder=None, workers=0, **kwargs):
     with learn.distrib_ctx(sync_bn=False, cpu=True) if together else nullcontext():
         learn.fit(2, lr=.05, cbs=by_dataset)
         recorded = [list(v) for v in learn.recorder.values]
-        preds, targs = learn.get_preds()
-        train_preds, train_targs = learn.get_preds(ds_idx=0)
-        losses = learn.get_preds(with_loss=True)[2]
-        validated = list(learn.validate())
-        table = learn.predict_table(probs=True)
-        saved = pd.read_csv(learn.predict_table(save=folder/f'{n}.csv')) if folder else None
-        own = learn.predict_table(dl=dls.train)
+        found = rank_run.results(learn, n, folder)
         new = learn.get_preds(dl=dls.test_dl(np.ones((5, 2, 8), np.float32)))[0]
     for dl in dls.loaders: dl.stream.close()
-    return dict(preds=preds, targs=targs, train_preds=train_preds, train_targs=train_targs, losses=losses, validated=validated, table=table, own=own, saved=saved, new=new,
-                by_dataset=learn.dataset_metrics, recorded=recorded, weights=[p.detach() for p in learn.model.parameters()],
-                left_alone=all(a is b for a, b in zip(dls, kept)))
+    return dict(found, new=new, by_dataset=learn.dataset_metrics, recorded=recorded, left_alone=all(a is b for a, b in zip(dls, kept)))
 
 
 class Stop(Callback):

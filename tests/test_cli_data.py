@@ -10,17 +10,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tsmeta.cli import app
+from cli_tools import call
 
 TSMETA = [sys.executable, '-c', 'import sys; from tsmeta.cli import main; sys.argv[0] = "tsmeta"; main()']
 DATASETS = {'ann': 40, 'bob': 60, 'çelik ö': 30}
-
-
-def call(*args, code=0):
-    "Runs a command in this process."
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == code, (done.exit_code, done.output, done.exception)
-    if code: assert 'Traceback' not in done.output
-    return done
 
 
 @pytest.fixture(scope='module')

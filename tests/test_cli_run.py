@@ -1,6 +1,7 @@
 "train, predict, report: the folder of a run, the same result again, a run that is stopped, and what may go wrong."
 import io
 import json
+import shutil
 import os
 import signal
 import subprocess
@@ -8,14 +9,14 @@ import sys
 import time
 import tomllib
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from tsmeta.cli import app
+from cli_tools import call
 
 TSMETA = [sys.executable, '-c', 'import sys; from tsmeta.cli import main; sys.argv[0] = "tsmeta"; main()']
 ONE = ['--epochs', '1', '--device', 'cpu', '--lr', '0.01', '--bs', '16']
@@ -27,14 +28,6 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def call(*args, code=0):
-    "Runs a command in this process."
-    done = CliRunner().invoke(app, [str(a) for a in args])
-    assert done.exit_code == code, (done.exit_code, done.output, done.exception)
-    if code: assert 'Traceback' not in done.output
-    return done
 
 
 def write(folder, y_of, n_vars=2, steps=24):
@@ -111,10 +104,19 @@ def test_predictions_can_be_piped(run, data, tmp_path):
     assert done.returncode == 0 and len(pd.read_csv(io.StringIO(done.stdout))) == 180 and 'Predicted 180 rows' in done.stderr
 
 
+def test_rows_that_cannot_be_predicted_are_told(run, data, tmp_path):
+    new = shutil.copytree(Path(data).parent, tmp_path/'new')
+    X = np.load(new/'bob.npy')
+    X[7] = np.inf
+    np.save(new/'bob.npy', X)
+    done = subprocess.run([*TSMETA, 'predict', run, new], cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    table = pd.read_csv(io.StringIO(done.stdout))
+    assert "no prediction for 1 of 180 rows, such as dataset 'bob' (1), row 7" in done.stderr and table[table.prediction.isna()][['name', 'row']].to_numpy().tolist() == [['bob', 7]]
+
+
 def test_the_learner_is_loaded_without_unpickling(run, data, tmp_path, monkeypatch):
     pytest.importorskip('safetensors')
     import pickle
-    import shutil
     copy = shutil.copytree(run, tmp_path/'copy')
     assert {f.name for f in (copy/'learner').iterdir()} == {'weights.safetensors', 'tsmeta.json'} and not list(copy.glob('**/*.pkl'))
     def never(*args, **kwargs): raise AssertionError('something was unpickled')

@@ -217,6 +217,19 @@ def test_buckets_by_length():
     assert len(one.plan.sizes()) <= 2 and sorted(np.concatenate([one.ids for _ in one])) == list(range(83))
 
 
+@pytest.mark.parametrize('ragged', ['bucket', 'per_dataset'])
+def test_an_order_from_elsewhere_keeps_lengths_apart(ragged):
+    rng = np.random.default_rng(0)
+    data = {f'd{k}': (rng.normal(size=(20, 1, n)), np.arange(20) % 2) for k, n in enumerate([5, 9, 5, 7])}
+    part = TSMetaDataset(data, ragged=ragged).subset(rng.permutation(80))
+    for dl in (TSMetaDataLoader(part, bs=8), TSMetaDataLoader(part, bs=8, shuffle=True, seed=1)):
+        order = dl.get_idxs()
+        given = dl.new(get_idxs=lambda: order)
+        steps = np.array([5, 9, 5, 7])
+        found = [(x.shape[-1], set(steps[given.where['dataset']]), given.ids.tolist()) for x, _ in given]
+        assert all(own == {n} for n, own, _ in found) and sum((ids for *_, ids in found), []) == part.ids(order).tolist() and len(given) == len(found)
+
+
 def test_balanced_classes_come_alike_often():
     m = meta()
     dl = TSMetaDataLoader(m, bs=64, shuffle=True, seed=1, weights='balanced', partial_n=None)

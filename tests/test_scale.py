@@ -21,7 +21,7 @@ from tsmeta.splitter import EachSplitter
 from tsmeta.statistics import _add, _add_numpy, moments, quartiles
 from tsmeta.streams import TSStreamLoader
 from tsmeta.times import Times
-import tsmeta.open, tsmeta.recordings
+import tsmeta.learner, tsmeta.open, tsmeta.pack, tsmeta.recordings
 
 
 def values_of(meta, d):
@@ -293,3 +293,26 @@ def test_rows_that_never_change_become_zero(value, groups):
     tfm = StandardizeByDataset(groups=groups) if groups == 'row' else StandardizeByDataset(groups=groups).fit(meta)
     x = tfm(meta[:])[0].numpy()
     assert (x[:, 0] == 0).all() and (x[:, 1, :20] == 0).all()
+
+
+@pytest.mark.parametrize('groups', [None, 'row'])
+@pytest.mark.parametrize('how', [dict(ragged='pad'), dict(ragged=Ragged('pad', mask=True), vars='union'), dict(ragged='pad', missing='mask'), dict(missing='mean')], ids=str)
+def test_models_trained_on_a_store_of_filled_rows_scale_new_rows_as_those(groups, how, tmp_path):
+    rng = np.random.default_rng(0)
+    X = {n: rng.normal(k, k+1, (12, 2 if 'vars' in how and k else 3, 7+k if 'ragged' in how else 7)) for k, n in enumerate('ab')}
+    if 'missing' in how:
+        for x in X.values(): x[rng.random(x.shape) < .1] = np.nan
+    names = [list('uvw'), list('vu') if 'vars' in how else list('uvw')]
+    make = lambda: TSMetaDataset({n: (x, np.arange(12) % 2) for n, x in X.items()}, var_names=names, **how)
+    make().pack(tmp_path/'store')
+    store = TSMetaDataset.open(tmp_path/'store')
+    dls = TSMetaDatasets(store, dict(train=range(0, 24, 2), valid=range(1, 24, 2))).dataloaders(bs=8, batch_tfms=StandardizeByDataset(groups=groups), device='cpu')
+    learn = Learner(dls, nn.Sequential(nn.Flatten(), nn.Linear(dls.vars*dls.len, 2)))
+    learn.export(tmp_path/'l.pkl')
+    again = load_learner(tmp_path/'l.pkl')
+    with learn.no_bar(), again.no_bar(): want, one, other = learn.predict_table(data=store), learn.predict_table(data=make()), again.predict_table(data=make())
+    for found in (one, other): np.testing.assert_allclose(found.loss, want.loss, rtol=1e-6)
+    n = store.schema.policies.n_masks
+    if n:
+        x = learn.dls.valid.new().one_batch()[0][:, -n:]
+        assert set(np.unique(x.numpy())) <= {0, 1}

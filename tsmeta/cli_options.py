@@ -39,11 +39,11 @@ def _hush():
 def plain_errors(
     debug:bool=False, # Show tracebacks
 ):
-    "Turn errors into one sentence and an exit code; of warnings, say the one about numbers of another type"
+    "Turn errors into one sentence and an exit code; of warnings, say those about numbers of another type and rows without a prediction"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
-            warnings.filterwarnings('always', 'The numbers of ')
+            warnings.filterwarnings('always', 'The numbers of |The model has no prediction')
             warnings.showwarning = lambda message, *where: say(f'tsmeta: {message}')
             yield
     except (typer.Exit, typer.Abort, typer.BadParameter): raise

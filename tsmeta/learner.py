@@ -8,6 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/learner.html.md"""
 __all__ = ['Deliveries', 'target_cells', 'RowTable', 'score_by']
 
 # %% ../nbs/10_learner.ipynb #2a52ac98
+import warnings
 import numpy as np, pandas as pd, torch
 import torch.distributed as dist
 from fastai.callback.core import Callback
@@ -110,6 +111,10 @@ def _activation(loss_func, kind, axis):
     if (act := getattr(loss_func, 'activation', None)) is not None: return act
     return {'class': lambda o: o.softmax(axis), 'multi': torch.sigmoid}.get(kind, lambda o: o)
 
+def _lost(p):
+    "Rows for which the model gave something that is not a number"
+    return np.isnan(p).reshape(len(p), -1).any(1)
+
 def _decode(schema, p, axis, thresh):
     "Predicted codes or numbers, and the probability of each row's prediction (the mean, where a row has several)"
     if schema.kind == 'class': return p.argmax(axis), p.max(axis).reshape(len(p), -1).mean(1)
@@ -126,7 +131,7 @@ class RowTable:
         loss_func, # Of the learner
         probs:bool=False, # One more column per label
     ):
-        self.meta, self.schema, self.probs = meta, schema, probs and bool(schema.vocab)
+        self.meta, self.schema, self.probs, self.lost, self.such = meta, schema, probs and bool(schema.vocab), 0, None
         self.axis, self.thresh = getattr(loss_func, 'axis', 1), getattr(loss_func, 'thresh', .5)
         self.labelled = meta.targets(np.zeros(0, np.int64)) is not None
 
@@ -138,6 +143,9 @@ class RowTable:
         if p is None: return out.assign(prediction=[])
         code, prob = _decode(schema, p, self.axis, self.thresh)
         out['prediction'] = target_cells(schema, code)
+        if (lost := _lost(p)).any():
+            self.lost, self.such = self.lost + int(lost.sum()), self.such or '{name!r} ({dataset}), row {row}'.format(**out.iloc[lost.argmax()])
+            if schema.vocab: out['prediction'] = out.prediction.astype(object).mask(lost, None)
         if prob is not None: out['probability'] = prob
         if loss is not None: out['loss'] = loss
         if self.probs: out = pd.concat([out, pd.DataFrame({f'p_{v}': p[:, k] for k, v in enumerate(schema.vocab)})], axis=1)
@@ -216,6 +224,8 @@ def _predict(learn, dl, table, with_loss, with_input, write=None):
         cb = Deliveries(dl, lambda *raw: write(table(*raw)), (len(schema.vocab), table.axis) if schema.kind == 'class' else None,
                         _activation(learn.loss_func, schema.kind, table.axis), table.labelled and with_loss, with_input, None if write == parts.append else 1 << 20, _units(dl, schema))
         with meta.set_split_idx(1), learn.validation_context(cbs=[cb]): learn._do_epoch_validate(dl=dl)
+    if table.lost: warnings.warn(f'The model has no prediction for {table.lost:,} of {len(meta):,} rows, such as dataset {table.such}: what it gave is not a number. '
+                                 "Values missing in x do this; missing= says what is done with them.", stacklevel=3)
     return parts[0] if parts else None
 
 # %% ../nbs/10_learner.ipynb #f56f6892

@@ -226,6 +226,12 @@ def _frame(self:Policies, src, chosen, names, d):
     return out
 
 @patch(as_prop=True)
+def n_masks(self:Policies):
+    "How many variables, the last ones, are masks that were added"
+    if self.data_vars is None: return 0
+    return len(self.partial) + (1 if self.per_variable else len(self.data_vars))*self.nan_mask + self.ragged.mask
+
+@patch(as_prop=True)
 def var_names(self:Policies):
     "Names of all variables, those that were added included; `None` where variables have no names and none was added"
     added = [*(f'has:{v}' for v in self.partial), *(f'nan:{v}' for v in self.data_vars if self.nan_mask), *(['mask'] if self.ragged.mask else [])]

@@ -52,7 +52,7 @@ def centre_and_width(
 # %% ../nbs/07i_scale.ipynb #8ae1c777
 class StandardizeByDataset(ItemTransform):
     "Subtract the mean and divide by the standard deviation of each variable of a row's own dataset or group"
-    order, how = 90, 'standard'
+    order, how, packed = 90, 'standard', None
     def __init__(self,
         groups:str=None, # Statistics for each value of this column of `info`; for all datasets together if 'all'; for each row by itself if 'row'; for each dataset if `None`
         unseen:str='own', # Datasets or groups that were not trained on: 'own' statistics, those of 'all', those of their group in a column of `info`, or 'error'
@@ -66,7 +66,9 @@ class StandardizeByDataset(ItemTransform):
 
     def setups(self, dl):
         meta = getattr(dl, 'dataset', None)
-        if self.names is None and self.groups != 'row' and isinstance(meta, TSMetaDataset) and len(meta): self.fit(meta)
+        if self.packed is not None or not isinstance(meta, TSMetaDataset) or not len(meta): return
+        self.packed = bool(meta.schema.policies) and meta._raw is None
+        if self.names is None and self.groups != 'row': self.fit(meta)
 
     def fit(self,
         meta:TSMetaDataset, # The rows that are trained on
@@ -158,7 +160,7 @@ def _lines_of(self:StandardizeByDataset, meta):
 def _measured(self:StandardizeByDataset, meta):
     "What is known of filled-in values of a metadataset, found out once"
     if (found := self._facts.get(id(meta.index))) is None:
-        found = meta.index, Measured(meta)
+        found = meta.index, Measured(meta, bool(self.packed))
         self._facts = {**dict(list(self._facts.items())[-7:]), id(meta.index): found}
     return found[1]
 

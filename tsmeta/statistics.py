@@ -209,11 +209,13 @@ class Measured:
     "Tell which values of rows were measured, and which were filled in"
     def __init__(self,
         meta, # A metadataset
+        packed:bool=False, # Know only what is known of rows that were packed after they were filled: which variables are masks
     ):
         self.sources, n, nv = meta.datasets, len(meta.datasets), meta.datasets[0].shape[0]
         self.vars, self.holes = np.ones((n, nv), bool), np.full((n, nv), -1)
         self.side, self.steps = np.full(n, -1), np.zeros(n, np.int64)
-        for d, s in enumerate(self.sources):
+        if packed: self.vars[:, nv - meta.schema.policies.n_masks:] = False
+        for d, s in enumerate(self.sources if not packed else ()):
             if isinstance(s, (Framed, Filled)): self.vars[d] = measured(s)[1] >= 0
             if not isinstance(s, Framed): continue
             if s.src.shape[1] != s.shape[1] or s.ragged: self.side[d], self.steps[d] = SIDES.index(s.side), -1 if s.ragged else s.src.shape[1]

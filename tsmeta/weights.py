@@ -191,8 +191,8 @@ class Planned:
 
     def _plan_given(self, order=None):
         "The plan; for an order that somebody else decided, the plan that cuts it into batches of places"
-        batching = self._settings['batching']
         if order is None: return self.plan
+        if (batching := self._settings['batching']) is None: batching = _length_keys(self.dataset)
         return Plan(len(order), self.bs) if batching is None else run_plan(self.dataset, batching, self.bs, order)
 
     def set_mix(self, mix):

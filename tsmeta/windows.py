@@ -24,12 +24,14 @@ def group_columns(
     same = table.groupby(keys)[rest].nunique(dropna=False).max() <= 1 if rest else {}
     return keys, [c for c in rest if same[c]]
 
+def _told(table): return table[table.prediction.notna()] if len(table) else table
+
 def _labels(table, labels=None):
     "Labels of the columns `p_<label>`, as they are written in predictions"
     if labels is not None: cols = [f'p_{v}' for v in labels]
     else:
         cols = [c for c in table if str(c).startswith('p_')]
-        known = {f'p_{v}': v for c in ('prediction', 'target') if c in table for v in table[c].unique()}
+        known = {f'p_{v}': v for c in ('prediction', 'target') if c in table for v in table[c].dropna().unique()}
         kind = type(next(iter(known.values()), ''))
         labels = [known[c] if c in known else kind(c[2:]) for c in cols]
     out = np.empty(len(cols), object)
@@ -38,7 +40,7 @@ def _labels(table, labels=None):
 
 def _summed(table, labels=None):
     "Columns whose mean is taken, and the labels they stand for; `None` for numbers"
-    if len(table) and isinstance(table.prediction.iloc[0], tuple): raise ValueError('The rows of this table have several labels or numbers each; only single ones are joined.')
+    if len(one := _told(table)[:1]) and isinstance(one.prediction.iloc[0], tuple): raise ValueError('The rows of this table have several labels or numbers each; only single ones are joined.')
     if 'probability' not in table: return ['prediction'], None
     cols, labels = _labels(table, labels)
     if not cols: raise ValueError("The mean of labels is taken over their probabilities: make the table with predict_table(probs=True), or use how='vote'.")
@@ -67,17 +69,18 @@ class WindowJoiner:
         rest = [c for c in table if c not in self.keys + known and not str(c).startswith('p_')]
         self.facts.append(table[self.keys + rest].drop_duplicates())
         if 'target' in table: self.targets.append(table[self.keys + ['target']].drop_duplicates().groupby(self.keys, dropna=False).head(2))
-        g = table.groupby(self.keys if cols else [*self.keys, 'prediction'], dropna=False)
+        g = _told(table).groupby(self.keys if cols else [*self.keys, 'prediction'], dropna=False)
         self.sums.append(g[cols or ['probability']].sum().assign(rows=g.size()).reset_index())
 
     def result(self)->pd.DataFrame:
-        "One line per group: columns that do not change in it, rows, target, prediction, probability (of a vote: its share)"
+        "One line per group: columns that do not change in it, rows (that have a say), target, prediction, probability (of a vote: its share)"
         if not self.sums: return pd.DataFrame(columns=[*(self.keys or ['dataset', 'name']), 'rows', 'prediction'])
         _, rest = group_columns(pd.concat(self.facts).drop_duplicates(), self.by)
         g, sums = pd.concat(self.facts).groupby(self.keys, dropna=False), pd.concat(self.sums)
         parts = [g[rest].first(), sums.groupby(self.keys, dropna=False).rows.sum()]
         if self.targets and (t := pd.concat(self.targets).drop_duplicates().groupby(self.keys, dropna=False).target).size().max() <= 1: parts.append(t.first())
-        return pd.concat([*parts, (self._means if self.how == 'mean' else self._votes)(sums)], axis=1).reset_index()
+        out = pd.concat([*parts, (self._means if self.how == 'mean' else self._votes)(sums)], axis=1).reset_index()
+        return out.assign(rows=out.rows.fillna(0).astype(np.int64))
 
     def _means(self, sums):
         s = sums.groupby(self.keys, dropna=False).sum()
@@ -135,7 +138,7 @@ class StepJoiner:
         "Take some windows, in any order"
         _has_steps(table)
         cols, self.cols = _summed(table, self.labels)
-        self.parts.append(table[['dataset', 'name', 'start', 'end', *(cols if len(table) else [])]])
+        self.parts.append(_told(table)[['dataset', 'name', 'start', 'end', *(cols if len(table) else [])]])
     def result(self)->pd.DataFrame:
         "dataset, name, step, windows (that cover it), prediction, and for labels probability and p_<label>"
         table = pd.concat(self.parts) if self.parts else pd.DataFrame(columns=['dataset'])
