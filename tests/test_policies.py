@@ -9,7 +9,7 @@ from fastai.learner import Learner, load_learner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
-from tsmeta import gather as gather_room
+from tsmeta import gather as gather_room, rates
 from tsmeta.channels import FILL, NANS, REAL, ZERO, Framed, RaggedSource
 from tsmeta.gather import Gather, check_gather
 from tsmeta.lengths import Ragged
@@ -466,6 +466,38 @@ def test_resampled_recordings_take_bounded_memory(monkeypatch):
             want = resample_poly(recs[d].astype('f8'), 1, 2, axis=-1, padtype='line')[:, w*10:w*10 + 10]
             assert np.allclose(row, np.pad(want, ((0, 0), (0, 2))), atol=1e-5)
         assert 0 < meta.gather._held <= 4000 and len(meta.gather._open) == 2
+
+
+@pytest.mark.parametrize('policies', [{}, dict(missing='mean'), dict(missing='linear', ragged=Ragged('pad', 12)), dict(missing=Missing('median', mask=True)), dict(missing='ffill', per_variable=True)], ids=str)
+@pytest.mark.parametrize('where', ['memory', 'files'])
+def test_recordings_are_resampled_once_while_they_are_kept(tmp_path, monkeypatch, policies, where):
+    rng, calls = np.random.default_rng(0), []
+    recs = [rng.normal(size=(2, 400)).astype('f4') for _ in range(6)]
+    for d, r in enumerate(recs):
+        r[0, 300:] = np.nan
+        np.save(tmp_path/f'{d}.npy', r)
+    given = recs if where == 'memory' else [str(tmp_path/f'{d}.npy') for d in range(6)]
+    meta = TSMetaDataset.from_recordings(given, window=10, info=dict(rate=[20.]*6), resample=10., **policies)
+    ids, slow = rng.permutation(len(meta)), rates.resampled
+    want = np.concatenate([s.read(np.arange(len(s))) if s.open()[0] is None else s.open()[0] for s in meta.datasets])[ids]
+    def counted(x, up, down):
+        calls.append(1)
+        return slow(x, up, down)
+    monkeypatch.setattr(rates, 'resampled', counted)
+    gather = Gather(meta.gather.sources, meta.gather.targets)
+    def check(gather): assert np.array_equal(np.concatenate([gather(p)[0] for p in np.array_split(ids, 9)]), want, equal_nan=True)
+    check(gather), check(gather)
+    assert len(calls) == 6
+    if 'per_variable' in policies: return
+    other = pickle.loads(pickle.dumps(gather))
+    check(other)
+    assert len(calls) == 12 and gather._held == 6*2*200*4
+    few = Gather(pickle.loads(pickle.dumps(gather.sources)), gather.targets, max_open=2)
+    check(few)
+    assert len(few._open) == 2 and 12 + 6 < len(calls) <= 12 + 9*6
+    monkeypatch.setattr(Gather, 'max_bytes', 4000)
+    check(tight := Gather(pickle.loads(pickle.dumps(gather.sources)), gather.targets))
+    assert 0 < tight._held <= 4000
 
 
 def test_new_rows_are_resampled_where_their_rate_is_known(tmp_path):

@@ -9,8 +9,10 @@ import pytest
 import torch
 from fastai.learner import Learner, load_learner
 from hypothesis import given, settings, strategies as st
+from tsmeta import gather as gather_room
 from tsmeta.all import TSMetaDataset, check_leakage
-from tsmeta.gather import check_gather
+from tsmeta.gather import Gather, check_gather
+from tsmeta.members import StoredWindows
 from tsmeta.remote import open_store
 from tsmeta.store import Store
 from tsmeta.disk import seal, unseal
@@ -82,6 +84,79 @@ def test_windows_with_gaps_are_those_found_by_trying(tmp_path_factory, seed, win
     check_gather(packed.gather, np.arange(len(packed)))
     check_like(packed.pack(root.parent/'again'), recs, times, want, window, horizon, shown)
     packed.store.verify()
+
+
+@pytest.mark.parametrize('numba', [True, False])
+@pytest.mark.parametrize('where', ['memory', 'time first', 'files'])
+@pytest.mark.parametrize('policies', [{}, dict(missing=-1.), dict(sel_vars=[1]), dict(sel_vars=[1, 0], missing=-1.), dict(missing='mask'), dict(per_variable=True)], ids=str)
+def test_windows_with_gaps_in_memory_and_in_files(tmp_path, monkeypatch, numba, where, policies):
+    "The compiled loop and the general path give the rows found by trying, whatever else is done to them"
+    if not numba: monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    for seed, (stride, horizon) in enumerate([(1, 0), (3, 0), (9, 0), (2, 3)]):
+        if horizon and 'mask' in policies.values(): continue
+        recs, times = made(seed, 6)
+        for r in recs:
+            if r.dtype.kind == 'f': r[np.random.default_rng(seed).random(r.shape) < .2] = np.nan
+        want = slow_windows(recs, times, 4, stride, horizon, 2)
+        given = [r.T if where == 'time first' else r for r in recs]
+        if where == 'files':
+            for d, r in enumerate(recs): np.save(tmp_path/f'{d}.npy', r)
+            given = [str(tmp_path/f'{d}.npy') for d in range(len(recs))]
+        labels = None if horizon else [np.arange(len(t)) for t in times]
+        meta = TSMetaDataset.from_recordings(given, window=4, stride=stride, horizon=horizon, y=labels, y_reduce='first', vocab=None if horizon else list(range(99)),
+                                             times=Times(times, max_gap=2), time_first=where == 'time first', **policies)
+        vs = policies.get('sel_vars', [0, 1])
+        if policies.get('per_variable'): want = [(d, s, [v]) for d in range(6) for v in vs for e, s in want if e == d]
+        else: want = [(d, s, vs) for d, s in want]
+        fill = dict(missing=policies['missing']) if isinstance(policies.get('missing'), float) else {}
+        gather = Gather(meta.gather.sources, meta.gather.targets, max_open=None if seed % 2 else 2)
+        for order in np.array_split(np.random.default_rng(0).permutation(len(want)), 3):
+            x, y = gather(order)
+            for k, i in enumerate(order):
+                d, s, v = want[i]
+                row = recs[d][v, s:s+4].astype('f4')
+                if 'mask' in policies.values(): row = np.r_[np.nan_to_num(row), np.isnan(row)]
+                elif fill: row = np.where(np.isnan(row), fill['missing'], row)
+                assert np.array_equal(x[k], row, equal_nan=True)
+                if horizon: assert np.array_equal(y[k], recs[d][v, s+4:s+7].astype('f4'), equal_nan=True)
+                else: assert meta.vocab[y[k]] == s
+        check_gather(gather, np.arange(len(want)))
+        check_gather(pickle.loads(pickle.dumps(gather)), np.arange(len(want))[::-1].copy())
+
+
+@pytest.mark.skipif(not gather_room.HAS_NUMBA, reason='needs numba')
+@pytest.mark.parametrize('where', ['memory', 'files'])
+@pytest.mark.parametrize('policies', [{}, dict(missing=0.), dict(sel_vars=[1, 0])], ids=str)
+@pytest.mark.parametrize('horizon', [0, 2])
+def test_no_window_of_a_recording_with_gaps_is_left_to_the_general_path(tmp_path, monkeypatch, where, policies, horizon):
+    recs, times = made(8, 5, (30, 60))
+    recs = [r.astype(t) for r, t in zip(recs, ('f4', 'f8', 'i2', 'i4', 'i8'))]
+    for d, r in enumerate(recs): np.save(tmp_path/f'{d}.npy', r)
+    given = recs if where == 'memory' else [str(tmp_path/f'{d}.npy') for d in range(5)]
+    meta = TSMetaDataset.from_recordings(given, window=4, stride=2, horizon=horizon, y=None if horizon else list('abcab'), times=Times(times, max_gap=2), **policies)
+    ids, gather = meta.ids(), meta.gather
+    want = gather(ids)
+    stretches = sum(1 + int((np.diff(t) > 2).sum()) for t in times)
+    assert len(gather._table) == len(gather._strides) == stretches > 5
+    def refuse(*args): raise AssertionError('rows were left')
+    monkeypatch.setattr(Gather, '_take_rest', refuse)
+    for a, b in zip(want, gather(ids)): assert np.array_equal(a, b)
+
+
+@pytest.mark.parametrize('horizon', [0, 2])
+def test_recordings_with_gaps_in_containers_stay_there(tmp_path, monkeypatch, horizon):
+    recs, times = made(3, 3, (40, 60))
+    recs = [r.astype('f4') for r in recs]
+    for d, (r, t) in enumerate(zip(recs, times)):
+        with pytest.importorskip('h5py').File(tmp_path/f'r{d}.h5', 'w') as h: h['ecg'], h['ecg_t'] = r, t.astype(float)
+    def refuse(self): raise AssertionError('a whole recording was read')
+    monkeypatch.setattr(StoredWindows, 'recording', refuse)
+    want = slow_windows(recs, times, 5, 2, horizon, 2)
+    for policies in ({}, dict(missing=0.)):
+        meta = TSMetaDataset.open(tmp_path, window=5, stride=2, horizon=horizon, times=Times('t', max_gap=2), **policies)
+        for _ in range(2):
+            x, y = meta.gather(np.arange(len(want)))
+            assert np.array_equal(x, [recs[d][:, s:s+5] for d, s in want]) and (not horizon or np.array_equal(y, [recs[d][:, s+5:s+7] for d, s in want]))
 
 
 @quick

@@ -141,10 +141,14 @@ class Framed(Mapped):
     def open(self):
         "The rows as a view, if they are one, and that of the steps that follow"
         x, y = self.src.open()
-        y = y if y is None or self._slice is None else y[:, self._slice]
-        if x is None or not self._view: return None, y if self._slice is not None else None
+        if x is None or not self._view: return None, self._after(y)
         at = self.shift(x.shape[2], self.shape[1])
-        return x[:, self._slice, at:at+self.shape[1]], y
+        return x[:, self._slice, at:at+self.shape[1]], self._after(y)
+    def _after(self, y): return None if y is None or self._slice is None else y[:, self._slice]
+    def every(self):
+        "What starts at every step of a recording with gaps, as its source says; of the steps that follow the variables of the frame, if they are a view"
+        x, y = self.src.every()
+        return x, self._after(y)
     def read(self, rows, draws=None):
         "The rows asked for, in their frame: `(n, vars, len)`; with a number at random for each, if wanted"
         if draws is None: return super().read(rows)

@@ -18,6 +18,7 @@ from .files import file_limit
 from .index import Index, HAS_NUMBA
 from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, draws, kind_of
 from .lengths import each_steps
+from .times import Timed
 
 # %% ../nbs/05_gather.ipynb #ef3f9856
 if HAS_NUMBA: from tsmeta.kernel import take
@@ -47,6 +48,13 @@ def _made(src):
     while hasattr(src, 'src'): src = src.src
     return getattr(getattr(src, '_rec', None), 'made', 0)
 
+def _recording(src): return _recording(src.src) if hasattr(src, 'src') else src.recording()
+
+def _gapped(src):
+    "The recording with gaps whose windows a source shows, in a frame or not; `None` for other sources"
+    if isinstance(src, Framed): src = src.src
+    return src if isinstance(src, Timed) and len(src.begin) > 1 else None
+
 def _three_axes(y): return y[:, None, None] if y.ndim == 1 else y[:, None] if y.ndim == 2 else y
 
 class Gather:
@@ -68,29 +76,43 @@ class Gather:
 
     def _build(self):
         "Fill the table; files are left for later"
-        n, idx = len(self.sources), self.index
-        self._where = idx.starts, idx.guess, idx.shift
         self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
-        self._views, self._open, self._held = [(None, None)]*n, OrderedDict(), 0
-        self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
-        if self.y_shape is None: self._table[:, Y_KIND] = 1
+        self._views, self._open, self._held = [(None, None)]*len(self.sources), OrderedDict(), 0
         self._own, self.chance = None, False
         self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64), 0)
         if hasattr(self.sources, 'layout'): return self._fill()
+        self._cut([_gapped(s) for s in self.sources])
         if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
         self.chance = any(getattr(s, 'side', None) == 'random' for s in self.sources)
         for d, s in enumerate(self.sources):
             if not s.lazy: self._register(d, *s.open())
 
+    def _cut(self, gapped):
+        "Make the table with a line per dataset or, where recordings have gaps, per stretch without one"
+        self._first, lens = None, None
+        if any(s is not None for s in gapped):
+            self._first = np.cumsum([0, *(1 if s is None else len(s.counts) for s in gapped)])
+            lens = np.concatenate([[n] if s is None else s.counts for s, n in zip(gapped, self.index.lens)])
+        self._empty(lens)
+
+    def _empty(self, lens=None):
+        "A table with a line for so many rows each; those of the datasets if `None`"
+        idx = self.index if lens is None else Index(lens)
+        n, self._where = len(idx.lens), (idx.starts, idx.guess, idx.shift)
+        self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
+        if self.y_shape is None: self._table[:, Y_KIND] = 1
+
+    def _line(self, d):
+        "Which lines are those of dataset `d`; `None` where only `_fill` knows"
+        if hasattr(self.sources, 'layout') and len(self._table) != len(self._views): return None
+        return slice(d, d+1) if self._first is None else slice(*self._first[d:d+2])
+
     def _fill(self):
         "Write the lines of all datasets at once, from addresses and strides"
         self._maps = self.sources.layout(), getattr(self.targets, 'layout', lambda: None)()
         x, y = self._maps[0]['x'], self._maps[0]['y'] or self._maps[1]
-        lens = x.get('lens', self.index.lens)
-        if 'lens' in x:
-            idx = Index(lens)
-            self._where, self._table, self._strides = (idx.starts, idx.guess, idx.shift), _lines(len(lens)), np.zeros((len(lens), 4), np.int64)
-            if self.y_shape is None: self._table[:, Y_KIND] = 1
+        lens, self._first = x.get('lens', self.index.lens), None
+        self._empty(x.get('lens'))
         for i, at in enumerate((x, y)):
             if at is None: continue
             kinds = np.array([kind_of(t) for t in at['dtypes']])
@@ -100,36 +122,40 @@ class Gather:
         self._table[:, BLOCK] = (self._table[:, X_KIND] == 1) & (self._strides[:, :2] == (4*self.shape[1], 4)).all(1)
 
     def _register(self, d, x, y):
-        "Write the line of dataset `d`; kind 0 where the loop cannot read it"
+        "Write the lines of dataset `d`; kind 0 where the loop cannot read it"
         if y is None and self.targets is not None: y = self.targets[d]
-        self._views[d] = x, y
-        if len(self._table) != len(self._views): return
-        line, steps = self._table[d], self._strides[d]
-        if x is None and hasattr(self.sources[d], 'core'): self._register_frame(d)
-        for i, v in enumerate((x, y)):
+        self._views[d], at, src = (x, y), self._line(d), self.sources[d]
+        if at is None: return
+        gaps, framed, table, cut = _gapped(src), x is None and hasattr(src, 'core'), None, [(0, 1)]*2
+        if gaps is not None:
+            x, after = self._kept[d] = src.every()
+            cut = [(gaps.begin, gaps.stride), (gaps.first, 1)]
+            if self.targets is None: y, cut[1] = after, cut[0]
+        elif framed: x, table = self._kept[d] = src.core()
+        line, strides = self._table[at], self._strides[at]
+        for i, (v, (begin, step)) in enumerate(zip((x, y), cut)):
             if v is None: continue
             v = _three_axes(v)
-            kind = kind_of(v.dtype)
-            line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
-        if x is not None: line[N], line[BLOCK] = len(x), line[X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
-        if x is not None and 0 < (extent := (self.shape[0]-1)*steps[0] + self.shape[1]*steps[1]) <= 8*self.shape[0]*self.shape[1]:
-            self._frames = *self._frames[:2], max(self._frames[2], int(extent))
+            line[:, 3*i], line[:, 3*i+1], line[:, 3*i+2] = v.__array_interface__['data'][0] + begin*v.strides[0], step*v.strides[0], kind_of(v.dtype)
+            strides[:, 2*i:2*i+2] = v.strides[1:]
+        if x is not None: line[:, N] = len(x) if gaps is None else np.clip((len(x) - 1 - gaps.begin)//gaps.stride + 1, 0, gaps.counts)
+        if framed: return self._register_frame(src, line, strides, x, table)
+        if x is None: return
+        line[:, BLOCK] = kind_of(x.dtype) == 1 and x.strides[1:] == (4*self.shape[1], 4)
+        if 0 < (extent := (self.shape[0]-1)*x.strides[1] + self.shape[1]*x.strides[2]) <= 8*self.shape[0]*self.shape[1]:
+            self._frames = *self._frames[:2], max(self._frames[2], extent)
 
-    def _register_frame(self, d):
-        "Write the line of dataset `d`, whose rows are copied into a frame from the array, or from the addresses, that its source gives"
-        src, line, strides = self.sources[d], self._table[d], self._strides[d]
-        x, table = self._kept[d] = src.core()
-        dtype = src.src.dtype
-        kind = kind_of(dtype)
-        if x is not None: at, steps = (x.__array_interface__['data'][0], x.strides[0]), (*x.strides[1:], x.shape[2])
-        elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
-        else: return
-        line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
+    def _register_frame(self, src, line, strides, x, table):
+        "Write what is known of rows that are copied into a frame from an array, or from the addresses in a table"
+        kind, size = kind_of(src.src.dtype), src.src.dtype.itemsize
+        if x is not None: steps = *x.strides[1:], x.shape[2]
+        elif table is None: return
+        else: steps, line[:, :3], line[:, N], strides[:, :2] = (0, size, -1), (table.__array_interface__['data'][0], 16, kind), len(src), (0, size)
         (lines, variables, reach), (known, lists) = self._frames, self._patterns
         which = _number(lists, src.variables.tobytes())
         frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, (0, 0))], FRAME)
-        line[BLOCK] = -1 - (number := _number(known, frame.tobytes()))
-        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables), max(reach, int(np.prod(src.src.shape))*dtype.itemsize)
+        line[:, BLOCK] = -1 - (number := _number(known, frame.tobytes()))
+        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables), max(reach, int(np.prod(src.src.shape))*size)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -168,14 +194,15 @@ def _opened(self:Gather, d):
     src = self.sources[d]
     if src.lazy and d not in self._open:
         if len(self._open) >= self.max_open:
-            if hasattr(src, 'read'): return None, None if self.targets is None else self.targets[d]
+            if hasattr(src, 'read') and not _made(src): return None, None if self.targets is None else self.targets[d]
             self._close(next(iter(self._open)))
         made = _made(src)
         for old in [o for o, n in self._open.items() if n] if self._held + made > self.max_bytes and made else []:
             self._close(old)
             if self._held + made <= self.max_bytes: break
+        held = _recording(src) if made else None
         self._register(d, *src.open())
-        self._open[d] = made
+        self._open[d], self._kept[d] = made, (held, self._kept.get(d))
         self._held += made
     return self._views[d]
 
@@ -183,7 +210,8 @@ def _opened(self:Gather, d):
 def _close(self:Gather, d):
     "Let go of what dataset `d` shows"
     self._held -= self._open.pop(d)
-    self._views[d], self._table[d, X_KIND] = (None, None), 0
+    self._views[d] = None, None
+    if (at := self._line(d)) is not None: self._table[at, X_KIND] = 0
     self._kept.pop(d, None)
 
 @patch

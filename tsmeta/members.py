@@ -152,7 +152,7 @@ class StoredWindows(WindowSource):
 
 class TimedStoredWindows(Timed, StoredWindows):
     "Windows of a recording in an HDF5 or Zarr file that has a clock"
-    read, read_y = StoredWindows.read, StoredWindows.read_y
+    read, read_y, every = StoredWindows.read, StoredWindows.read_y, StoredWindows.open
 
 def _stored_recordings(name, path, key, times):
     stored = StoredSource(path, key)

@@ -59,7 +59,7 @@ class Filled(Mapped):
         missing:Missing, # How holes are filled
     ):
         self._like(src)
-        self.missing, self.dtype = missing, np.dtype(src.dtype)
+        self.missing, self.dtype, self.lazy, self.keeps_file = missing, np.dtype(src.dtype), src.lazy, getattr(src, 'keeps_file', False)
         self.shape = src.shape[0]*(2 if missing.mask else 1), src.shape[1]
         if hasattr(src, 'steps'): self.steps = src.steps
 

@@ -8,6 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/rates.html.md"""
 __all__ = ['up_down', 'resampled', 'n_resampled', 'Resampled', 'ResampledRecording', 'rates_of', 'one_rate']
 
 # %% ../nbs/00f_rates.ipynb #6255c132
+import weakref
 from fractions import Fraction
 import numpy as np
 
@@ -56,7 +57,7 @@ class Resampled(Mapped):
     def _mapped(self, x): return [resampled(r, self.up, self.down) for r in x] if isinstance(x, list) else resampled(x, self.up, self.down)
 
 class ResampledRecording:
-    "A recording at another rate, made when it is called"
+    "A recording at another rate, made when it is called, unless somebody still holds what was made before"
     def __init__(self,
         recording, # As for `WindowSource`
         rate:float, # Steps per second it has
@@ -65,8 +66,11 @@ class ResampledRecording:
     ):
         self.src, (self.up, self.down) = WindowSource(recording, 1, time_first=time_first), up_down(rate, target)
         self.dtype, self.shape = np.dtype('float32'), (self.src.shape[0], n_resampled(self.src.time, self.up, self.down))
-        self.made = self.shape[0]*self.shape[1]*4
-    def __call__(self): return resampled(self.src.recording(), self.up, self.down)
+        self.made, self._last = self.shape[0]*self.shape[1]*4, None
+    def __call__(self):
+        if (x := self._last and self._last()) is None: self._last = weakref.ref(x := resampled(self.src.recording(), self.up, self.down))
+        return x
+    def __getstate__(self): return {**self.__dict__, '_last': None}
     def steps_of(self, y):
         "One target per step, as it stands at the steps of the new rate"
         if y is None or np.ndim(y) == 0: return y

@@ -168,17 +168,17 @@ class Timed:
         "All steps, gaps or not: `(vars, time)`"
         return super().recording()
 
-    def _windows(self, rows, skip, n):
-        rows = np.asarray(rows, np.int64)
+    def every(self):
+        "What starts at every step, gaps or not: windows `(steps, vars, window)` and, with a horizon, the steps that follow each, both as views; those that start at `starts` are rows"
         rec = self.recording_steps()
-        if not len(rows): return np.zeros((0, len(rec), n), rec.dtype)
-        return window_view(rec, n, 1, rec.shape[1] - n + 1)[self.starts(rows) + skip]
+        n = max(0, rec.shape[1] - self.window - self.horizon + 1)
+        return window_view(rec, self.window, 1, n), window_view(rec, self.horizon, 1, n, self.window) if self.horizon else None
     def read(self, rows):
         "Some windows: `(n, vars, window)`"
-        return self._windows(rows, 0, self.window)
+        return self.every()[0][self.starts(rows)]
     def read_y(self, rows):
         "The steps that follow some windows: `(n, vars, horizon)`"
-        return self._windows(rows, self.window, self.horizon)
+        return self.every()[1][self.starts(rows)]
 
 class TimedWindows(Timed, WindowSource):
     "Windows of one recording that has a clock; none of them crosses a gap longer than asked"
