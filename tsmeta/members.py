@@ -56,6 +56,7 @@ def find_files(
     if os.path.isdir(path) and not is_zarr(path): found, base = files_below(path), path
     elif os.path.exists(path): found, base = [path], os.path.dirname(path)
     else: found, base = sorted(glob.glob(path, recursive=True)), glob.escape(os.path.dirname(path)) if not glob.has_magic(path) else _root(path)
+    if not found and not glob.has_magic(path) and not os.path.exists(path): raise ValueError(f'There is no file or folder {data}.')
     if not found: raise ValueError(f'{data} stands for no file that tsmeta reads ({", ".join(sorted(SUFFIXES))}).')
     return [(os.path.splitext(os.path.relpath(f, base or '.'))[0], f, key or None) for f in found]
 
