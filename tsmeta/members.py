@@ -50,6 +50,7 @@ def find_files(
 )->list: # `(name, path, key)`, key being what stands after `::` or `None`
     "List the files that data stands for"
     if isinstance(data, (list, tuple)): return [o for d in data for o in find_files(d)]
+    if not isinstance(data, (str, os.PathLike)): raise TypeError(f'Files are named by text or paths, got {type(data).__name__}; TSMetaDataset(…) takes arrays and dicts of them.')
     data = os.fspath(data)
     if data.startswith('aeon:'): return [(Path(f).stem, f, None) for f in bundled(data[5:])]
     path, _, key = data.partition('::')

@@ -269,7 +269,7 @@ def summary(self:TSMetaDataset):
     if self._view is not None: out['of'] = self.index.lens
     out['kind'], out['dtype'] = zip(*((type(innermost(s)).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
     if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
-    return out if self.info is None else pd.concat([out, self.info], axis=1)
+    return out if self.info is None else pd.concat([out, self.info.drop(columns=out.columns, errors='ignore')], axis=1)
 
 @patch
 def __repr__(self:TSMetaDataset):
