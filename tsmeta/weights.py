@@ -203,7 +203,11 @@ class Planned:
 
     def set_mix(self, mix):
         "Change how much of each dataset an epoch holds, from the next epoch on"
+        old, order = self._settings['mix'], self.plan.fingerprint if getattr(self, '_start', 0) else None
         self._plan_with(mix=mix)
+        if order not in (None, self.plan.fingerprint):
+            self._plan_with(mix=old)
+            raise ValueError('This loader goes on in the middle of an epoch, and a new mix would change what is left of it. Begin the epoch first; the mix then counts from the next one on.')
         self._asked_rows['mix'] = mix
 
 # %% ../nbs/07f_weights.ipynb #2c728ee6
