@@ -149,7 +149,7 @@ def to_sources(
     if not len(given): raise ValueError('A metadataset needs at least one dataset, got an empty list.')
     for d, o in enumerate(given.values() if isinstance(given, dict) else given):
         try: sources.append(to_source(o))
-        except (TypeError, ValueError) as e: raise type(e)(f'Dataset {names[d]!r} ({d}): {e}') from e
+        except (TypeError, ValueError, FileNotFoundError) as e: raise type(e)(f'Dataset {names[d]!r} ({d}): {e}') from e
     return sources, names
 
 # %% ../nbs/00d_adapt.ipynb #895613d2

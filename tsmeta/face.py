@@ -155,7 +155,7 @@ def add_dataset(self:TSMetaDataset,
     else:
         if isinstance(X, (list, L)): X = list(X) if len({np.shape(o) for o in X}) > 1 else np.stack([np.asarray(o) for o in X])
         new, view = TSMetaDataset.__new__(type(self)), None
-        new._setup(*to_sources({'new': (X, y) if y is not None else X}), None, var_names, s.policies, s.x_tfm, vocab=s.vocab, kind=s.kind if y is not None else None)
+        new._setup(*to_sources({'new': (X, y) if y is not None else X}), None, var_names, s.policies, s.x_tfm, s.labels, vocab=s.vocab, kind=s.kind if y is not None else None)
     self.check_fits(new)
     new = new.part(view if view is not None else range(len(new.index)), 1)
     new.schema = s
@@ -171,7 +171,7 @@ def _refit(meta, s):
         if meta._raw and not a.x_tfm: raw = meta._raw
         if s.policies.per_variable and meta._view is not None: raise ValueError('per_variable=True numbers rows anew, so it takes whole metadatasets, not parts of them.')
     new = TSMetaDataset.__new__(type(meta))
-    new._setup(*raw, Policies() if framed else s.policies, None if a.x_tfm else s.x_tfm, vocab=s.vocab if a.vocab else None, kind=a.kind)
+    new._setup(*raw, Policies() if framed else s.policies, None if a.x_tfm else s.x_tfm, s.labels, vocab=s.vocab if a.vocab else None, kind=a.kind)
     return new
 
 # %% ../nbs/07b_face.ipynb #35f6589a

@@ -27,7 +27,9 @@ def _as_array(idxs):
     if isinstance(idxs, (str, bytes)): raise IndexError(f'Row ids must be integers, got the text {idxs!r}; texts such as this go to select or split.')
     if isinstance(idxs, range): return np.arange(idxs.start, idxs.stop, idxs.step, dtype=np.int64)
     if hasattr(idxs, 'detach'): idxs = idxs.detach().cpu().numpy()
-    elif not hasattr(idxs, '__array__'): idxs = list(idxs)
+    elif not hasattr(idxs, '__array__'):
+        try: idxs = list(idxs)
+        except TypeError: raise IndexError(f'Row ids must be integers, or a sequence of them; got {idxs!r}.') from None
     a = np.asarray(idxs)
     if a.size == 0 and a.dtype.kind == 'f': a = a.astype(np.int64)
     if a.ndim != 1: raise IndexError(f'Row ids must be one-dimensional, got an array of shape {a.shape}.')

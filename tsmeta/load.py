@@ -297,4 +297,4 @@ def __repr__(self:TSMetaDataLoader):
     gone = p.dropped + (deal.left_out(p.sizes()) if deal.world_size > 1 else 0)
     left = f', {gone:,} rows left out of each epoch by drop_last' if gone else ''
     place = f', {deal}' if deal.world_size > 1 else ''
-    return f'{type(self).__name__}: {len(self):,} batches of {self.bs} from {p.n:,} rows, {"shuffled" if p.shuffle else "in order"}{left}{place}'
+    return f'{type(self).__name__}: {len(self):,} batches of {self.bs} from {p.n:,} rows, {"shuffled" if p.shuffle else "in order"}{self._rows_said()}{left}{place}'

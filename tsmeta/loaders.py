@@ -41,6 +41,7 @@ class TSMetaDataLoaders(DataLoaders):
     ):
         "Make one loader per set; only the first is shuffled, and mixed, drawn by weight, in part or stratified, if asked; `batching` holds for all"
         if not ds: raise ValueError('from_dsets needs at least one dataset.')
+        if 'shuffle' in kwargs: raise TypeError('Say shuffle_train=…, which takes whatever shuffle= of a TSMetaDataLoader takes; only the first set is ever shuffled.')
         device = default_device() if device is None else device
         sizes = list(bs) if isinstance(bs, (list, tuple)) else [bs]*len(ds)
         if len(sizes) != len(ds): raise ValueError(f'There are {len(ds)} datasets but {len(sizes)} batch sizes.')
@@ -49,6 +50,10 @@ class TSMetaDataLoaders(DataLoaders):
         dls = [cls._dl_type(d, bs=b, num_workers=num_workers, seed=seed, batch_tfms=batch_tfms, device=device, **kwargs, **(rest if i else first))
                for i, (d, b) in enumerate(zip(ds, sizes))]
         return cls(*dls, path=path, device=device)
+
+    def __repr__(self):
+        names = ['train', 'valid'] if len(self.loaders) <= 2 else ['train', 'valid', *map(str, range(2, len(self.loaders)))]
+        return '\n'.join([f'{type(self).__name__} on {self.device}', *(f'  {n}: {dl}' for n, dl in zip(names, self.loaders))])
 
     def new_dl(self, X, y=None, bs=64):
         "A loader over new data, like the validation loader"

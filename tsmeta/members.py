@@ -50,12 +50,14 @@ def find_files(
 )->list: # `(name, path, key)`, key being what stands after `::` or `None`
     "List the files that data stands for"
     if isinstance(data, (list, tuple)): return [o for d in data for o in find_files(d)]
+    if not isinstance(data, (str, os.PathLike)): raise TypeError(f'Files are named by text or paths, got {type(data).__name__}; TSMetaDataset(…) takes arrays and dicts of them.')
     data = os.fspath(data)
     if data.startswith('aeon:'): return [(Path(f).stem, f, None) for f in bundled(data[5:])]
     path, _, key = data.partition('::')
     if os.path.isdir(path) and not is_zarr(path): found, base = files_below(path), path
     elif os.path.exists(path): found, base = [path], os.path.dirname(path)
     else: found, base = sorted(glob.glob(path, recursive=True)), glob.escape(os.path.dirname(path)) if not glob.has_magic(path) else _root(path)
+    if not found and not glob.has_magic(path) and not os.path.exists(path): raise ValueError(f'There is no file or folder {data}.')
     if not found: raise ValueError(f'{data} stands for no file that tsmeta reads ({", ".join(sorted(SUFFIXES))}).')
     return [(os.path.splitext(os.path.relpath(f, base or '.'))[0], f, key or None) for f in found]
 

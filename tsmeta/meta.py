@@ -135,7 +135,7 @@ class TSMetaDataset(SchemaFacts):
         x_tfm, y_tfm = (*listify(tfms), None, None)[:2]
         kind, known = target_kind(y_tfm)
         x_tfm = RowTfm(x_tfm) if any(t is not None for t in listify(x_tfm)) else None
-        self._setup(sources, names, info, var_names, Policies(**kwargs), x_tfm, vocab=known if vocab is None else vocab, labels=labels, kind=kind)
+        self._setup(sources, names, info, var_names, Policies.asked(kwargs), x_tfm, vocab=known if vocab is None else vocab, labels=labels, kind=kind)
 
     def _setup(self, sources, names, info=None, var_names=None, policies=Policies(), x_tfm=None, labels='union', **how):
         "Make rows of one shape, join the targets, and build the table the gather works from"
@@ -269,7 +269,7 @@ def summary(self:TSMetaDataset):
     if self._view is not None: out['of'] = self.index.lens
     out['kind'], out['dtype'] = zip(*((type(innermost(s)).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
     if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
-    return out if self.info is None else pd.concat([out, self.info], axis=1)
+    return out if self.info is None else pd.concat([out, self.info.drop(columns=out.columns, errors='ignore')], axis=1)
 
 @patch
 def __repr__(self:TSMetaDataset):

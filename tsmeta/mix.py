@@ -23,9 +23,9 @@ class Mix:
     "How much of each dataset an epoch holds, and how batches are put together"
     def __init__(self,
         share=None, # 'proportional', 'equal', ('temperature', t), mapping name → share, or one share per dataset
-        proportion=None, # Instead of shares: the part of each dataset's rows
-        repeat=None, # Instead of shares: how many times each dataset
-        choose=None, # Instead of shares: rows of each dataset
+        proportion=None, # Instead of shares: the part of each dataset's rows; one number, one per dataset, or a mapping name → number, 0 for those not named
+        repeat=None, # Instead of shares: how many times each dataset, in the same ways
+        choose=None, # Instead of shares: rows of each dataset, in the same ways
         cap:int=None, # At most so many rows of each dataset
         batching:str='random', # 'random', 'stratified' (each batch holds the mix, to one row), 'per_dataset' (each batch from one dataset)
         stopping_strategy=None, # With shares: 'first_exhausted', 'all_exhausted', a number of batches; as many rows as there are if `None`
@@ -60,7 +60,7 @@ def shares(
     n, s = np.asarray(lens, np.float64), mix.share
     if isinstance(s, str) and s in ('proportional', 'equal'): w = n if s == 'proportional' else (n > 0).astype(float)
     elif isinstance(s, tuple) and len(s) == 2 and s[0] == 'temperature':
-        if not s[1] > 0: raise ValueError(f'A temperature must be positive, got {s[1]!r}.')
+        if not (isinstance(s[1], (int, float, np.number)) and s[1] > 0): raise ValueError(f'A temperature must be positive, got {s[1]!r}.')
         w = np.where(n > 0, np.maximum(n, 1)**(1/s[1]), 0)
     elif hasattr(s, 'items'): w = _by_name(s, names, len(n))
     elif isinstance(s, str): raise ValueError(f"mix must be 'proportional', 'equal', ('temperature', t), a mapping or one share per dataset, got {s!r}.")
@@ -105,6 +105,7 @@ def quotas(
     lens = np.asarray(lens, np.int64)
     if mix.counts:
         (how, v), = mix.counts.items()
+        if hasattr(v, 'items'): v = _by_name(v, names, len(lens))
         v = np.broadcast_to(np.asarray(v, np.float64), lens.shape) if np.ndim(v) == 0 or len(v) == len(lens) else None
         if v is None or (v < 0).any(): raise ValueError(f'{how} must be one number, not negative, or one per dataset ({len(lens):,}).')
         q = np.where(lens > 0, v if how == 'choose' else np.rint(v*lens), 0).astype(np.int64)

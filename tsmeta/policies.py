@@ -12,6 +12,7 @@ import copy
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from inspect import signature
 
 # %% ../nbs/00g_policies.ipynb #6d458f41
 from .channels import FILL, NANS, REAL, ZERO, Framed, one_shape
@@ -89,6 +90,13 @@ def _as(kind, o): return o if isinstance(o, kind) else kind(o)
 class Policies:
     "What is done where datasets differ"
     label_map = None
+    @classmethod
+    def asked(cls, kwargs):
+        "The policies of these keywords, or an error about those that are none"
+        known = list(signature(cls.__init__).parameters)[1:]
+        if odd := [k for k in kwargs if k not in known]: raise TypeError(f'TSMetaDataset does not take {", ".join(odd)}. What is done where datasets differ is said by {", ".join(known)}.')
+        return cls(**kwargs)
+
     def __init__(self,
         ragged='error', # Rows of different lengths: 'error', 'pad', 'crop', or a `Ragged(…)` that says how
         vars='strict', # Variables of different names: 'strict', 'intersect', 'union', or a `Vars(…)`; the last two need `var_names`
@@ -195,7 +203,7 @@ def _choose(self:Policies, each, names, sources):
 @patch
 def _known(self:Policies, each, names, sources):
     "Names of the variables of new data: their own, or the usual ones where they have as many; checked against what is expected"
-    say = f' ({", ".join(self.raw[:8])})' if self.named else ''
+    say = f' ({", ".join(self.raw[:8])}{"…" if len(self.raw) > 8 else ""})' if self.named else ''
     if each is None or not self.named:
         if odd := [d for d, s in enumerate(sources) if s.shape[0] != len(self.raw)]:
             raise ValueError(f'New data does not fit. Dataset {some(names, odd[:1])}: {sources[odd[0]].shape[0]} variables, expected {len(self.raw)}{say}.'
@@ -203,9 +211,10 @@ def _known(self:Policies, each, names, sources):
         return [self.raw]*len(sources)
     for d, vs in enumerate(each):
         lost, new = [v for v in self.data_vars if v not in vs], [v for v in vs if v not in self.raw]
-        if lost and self.vars.how != 'union' or new and self.vars.how != 'intersect' and self.sel_vars is None:
-            raise ValueError(f'New data does not fit. Dataset {some(names, [d])} has variables {vs[:8]}, expected are {self.raw[:8]}: {lost or "none"} are '
-                             f'missing and {new or "none"} are new, which {self.vars!r} does not allow.')
+        odd = [f'{lost} are missing']*bool(lost and self.vars.how != 'union') + [f'{new} are new']*bool(new and self.vars.how != 'intersect' and self.sel_vars is None)
+        if odd:
+            raise ValueError(f'New data does not fit. Dataset {some(names, [d])} has variables {vs[:8]}, expected are {self.raw[:8]}{"…" if len(self.raw) > 8 else ""}: '
+                             f'{" and ".join(odd)}, which {self.vars!r} does not allow.')
     return each
 
 @patch

@@ -177,7 +177,10 @@ class ShowRows:
         y = self.dataset.targets()
         if y is None: raise ValueError('There is nothing to draw: these rows have no targets.')
         ax = plt.subplots(figsize=figsize, layout='constrained', **kwargs)[1]
-        if self.dataset.cat: ax.bar([str(v) for v in self.dataset.vocab], self.class_priors.cpu().numpy(), color=color)
+        if self.dataset.cat:
+            labels = [str(v) for v in self.dataset.vocab]
+            ax.bar(labels, self.class_priors.cpu().numpy(), color=color)
+            if sum(len(v) + 2 for v in labels) > 12*figsize[0]: ax.tick_params(axis='x', labelrotation=90)
         else:
             y = y.reshape(-1)
             ax.hist(y, bins=min(max(1, len(y)//2), 100), weights=np.full(len(y), 1/max(1, len(y))), color=color)

@@ -55,6 +55,7 @@ class TSStreamLoader(Sharded, TfmdDL):
         finally: random.setstate(rng)
 
     def __len__(self): return self._n
+    def __repr__(self): return f'{type(self).__name__}: {self._n:,} batches of {self.stream}'
     @property
     def plan(self): return self.stream.feed.plan
     @property

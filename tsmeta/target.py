@@ -116,14 +116,16 @@ def _uniques(values, names):
         out.append((u.tolist(), np.broadcast_to(inv, v.shape) if same else inv.astype(np.int32)))
     return out
 
+_LABEL_KINDS = {str: 'text', bytes: 'text', bool: 'truth values'}
+
 def _join(sets, names, labels):
     "One sorted vocabulary from the labels of each dataset"
     if labels == 'namespaced': return [f'{n}/{v}' for n, s in zip(names, sets) for v in s]
     full = [d for d, s in enumerate(sets) if len(s)]
     kinds = {}
-    for d in full: kinds.setdefault('text' if isinstance(sets[d][0], (str, bytes)) else 'numbers', []).append(d)
+    for d in full: kinds.setdefault(next((k for t, k in _LABEL_KINDS.items() if isinstance(sets[d][0], t)), 'numbers'), []).append(d)
     if len(kinds) > 1:
-        raise TypeError('Labels must be text in all datasets or numbers in all; ' + '; '.join(f'{k}: {some(names, v)}' for k, v in kinds.items()))
+        raise TypeError('Labels must be text in all datasets, numbers in all, or truth values in all; ' + '; '.join(f'{k}: {some(names, v)}' for k, v in kinds.items()))
     if labels == 'strict' and (odd := [d for d in full if sets[d] != sets[full[0]]]):
         raise ValueError(f"labels='strict' wants the same labels everywhere: {some(names, full[:1])} has {sets[full[0]][:8]}, "
                          f"{some(names, odd[:1])} has {sets[odd[0]][:8]} ({len(odd)} datasets differ). Use labels='union' to join them.")
@@ -135,12 +137,13 @@ def _encode(uniques, names, vocab, labels):
     o2i = {v: i for i, v in enumerate(vocab)}
     dtype, out = np.int16 if len(vocab) < 2**15 else np.int32, []
     for d, (u, inv) in enumerate(uniques):
-        keys = [f'{names[d]}/{v}' for v in u] if labels == 'namespaced' else u
+        keys = [v if f'{names[d]}/{v}' not in o2i and v in o2i else f'{names[d]}/{v}' for v in u] if labels == 'namespaced' else u
         unknown = [k for k, v in enumerate(keys) if v not in o2i]
         if unknown:
-            row = int(np.argwhere(inv == unknown[0])[0][0])
+            row, space = int(np.argwhere(inv == unknown[0])[0][0]), f'{names[d]}/'
+            own = labels == 'namespaced' and [v for v in vocab if str(v).startswith(space)] or vocab
             raise ValueError(f'Dataset {names[d]!r} ({d}), row {row}: unknown label {keys[unknown[0]]!r}. '
-                             f'The vocabulary has {list(vocab)[:10]}{"…" if len(vocab) > 10 else ""}.')
+                             f'The vocabulary has {list(own)[:10]}{"…" if len(own) > 10 else ""}.')
         codes = np.array([o2i[v] for v in keys], dtype)
         same = inv.size and inv.strides[0] == 0
         out.append(np.broadcast_to(codes[inv[:1]], inv.shape) if same else codes[inv] if len(codes) else np.zeros(inv.shape, dtype))

@@ -175,7 +175,8 @@ class Planned:
     def _plan_with(self, **changes):
         "Make the plan anew with these changes to the settings"
         settings = {**self.__dict__.get('_settings', {}), **changes}
-        self._plan = plan_for(self.dataset, **{**settings, 'bs': max(1, int(settings['bs']))})
+        if not isinstance(bs := settings['bs'], (int, np.integer)) or bs < 1: raise ValueError(f'bs is a number of rows, 1 or more; got {bs!r}.')
+        self._plan = plan_for(self.dataset, **{**settings, 'bs': int(bs)})
         self._settings = settings
 
     def _sample(self, weights=None, partial_n=None, stratify=None, mix=None, batching=None):
@@ -183,6 +184,11 @@ class Planned:
         self._asked_rows = {k: v for k, v in zip(SAMPLING, (weights, partial_n, stratify, mix, batching)) if v is not None}
         weights = None if weights is None else row_weights(self.dataset, weights)
         return dict(weights=weights, groups=row_groups(self.dataset, stratify), take=partial_n, mix=mix, batching=batching)
+
+    def _rows_said(self):
+        "What was asked about the choice of rows, for a repr; long values by their name alone"
+        said = {k: f'{k}={v!r}' for k, v in self._asked_rows.items() if v is not None}
+        return ''.join(f', {t if len(t) <= 60 else k}' for k, t in said.items())
 
     def _rows_kept(self, ds, changes):
         "What was asked about the choice of rows and still holds for a loader with these changes: over other rows, or in their order, only what belongs together"
@@ -197,7 +203,11 @@ class Planned:
 
     def set_mix(self, mix):
         "Change how much of each dataset an epoch holds, from the next epoch on"
+        old, order = self._settings['mix'], self.plan.fingerprint if getattr(self, '_start', 0) else None
         self._plan_with(mix=mix)
+        if order not in (None, self.plan.fingerprint):
+            self._plan_with(mix=old)
+            raise ValueError('This loader goes on in the middle of an epoch, and a new mix would change what is left of it. Begin the epoch first; the mix then counts from the next one on.')
         self._asked_rows['mix'] = mix
 
 # %% ../nbs/07f_weights.ipynb #2c728ee6

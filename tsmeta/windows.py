@@ -59,6 +59,8 @@ class WindowJoiner:
     def check(self, table):
         "Refuse to group by columns that a table has not"
         self.keys, _ = group_columns(table, self.by)
+        if odd := [k for k in self.keys if k in ('target', 'prediction', 'probability', 'loss')]:
+            raise ValueError(f'Windows are joined by what is known of them, not by {odd}; score_by(table, …) scores groups of these.')
         return self
 
     def add(self, table):
@@ -102,7 +104,7 @@ def join_windows(
     how:str='mean', # 'mean' of probabilities or numbers, or 'vote'
 )->pd.DataFrame: # One line per dataset or group: its columns that do not change, rows, target, prediction, probability (of a vote: its share)
     "Join the predictions of all windows of a recording or group into one"
-    join = WindowJoiner(by, how)
+    join = WindowJoiner(by, how).check(table[:0])
     _summed(table.drop(columns='probability', errors='ignore'))
     join.add(table)
     return join.result()
