@@ -249,13 +249,22 @@ def test_a_changed_mix_is_part_of_the_state():
     it = iter(first)
     next(it), next(it)
     state, rest = json.loads(json.dumps(first.state_dict())), [first.ids.tolist() for _ in it]
-    with pytest.raises(ValueError, match='weights or mix changed'): make().load_state_dict(state)
+    with pytest.raises(ValueError, match='resume: mix changed'): make().load_state_dict(state)
     other = make()
     other.set_mix({'d0': 1, 'd3': 2})
     other.load_state_dict(state)
     assert [other.ids.tolist() for _ in other] == rest
     with pytest.raises(ValueError, match="'d9', which is no dataset"): other.set_mix({'d9': 1})
     assert repr(other.plan.mix) == repr(first.plan.mix)
+
+
+@pytest.mark.parametrize('other,words', [
+    (dict(bs=4), 'batch size'), (dict(shuffle='within'), 'shuffling'), (dict(shuffle=False), 'shuffling'), (dict(drop_last=True), 'drop_last'), (dict(mix='equal'), 'mix'),
+    (dict(batching='site'), 'mix, batching'), (dict(weights='balanced'), 'weights, stratify or partial_n'), (dict(bs=4, drop_last=True), 'batch size, drop_last')], ids=str)
+def test_what_changed_since_a_state_was_saved_is_named(other, words):
+    how = dict(bs=8, shuffle=True, seed=1)
+    state = json.loads(json.dumps(TSMetaDataLoader(meta(), **how).state_dict()))
+    with pytest.raises(ValueError, match=f'Cannot resume: {words} changed since'): TSMetaDataLoader(meta(), **{**how, **other}).load_state_dict(state)
 
 
 @pytest.mark.parametrize('asked,words', [
@@ -309,9 +318,9 @@ def test_a_mix_changed_in_the_middle_of_an_epoch_waits_for_the_next_in_the_state
     for k in range(1, len(want)):
         state = json.loads(json.dumps(dl.state_dict()))
         other = make()
-        other.load_state_dict(state)
+        with pytest.warns(UserWarning, match='call set_mix again when'): other.load_state_dict(state)
         assert [other.ids.tolist() for _ in other] == want[k:]
-        with pytest.raises(ValueError, match='weights or mix changed'): make({'d0': 1}).load_state_dict(state)
+        with pytest.raises(ValueError, match='resume: mix changed'): make({'d0': 1}).load_state_dict(state)
         next(it)
     new.load_state_dict(dl.state_dict())
     assert [dl.ids.tolist() for _ in dl] == [new.ids.tolist() for _ in new] and new.epoch == 2

@@ -216,7 +216,8 @@ def _refuse_others(self:SaveResume, first):
     for k, (dl, then, kept) in enumerate(zip(loaders, first['prints'], self._kept['data'])):
         now = _prints_with(dl, kept['state']['seed'])
         if now['order'] == kept['state'].get('fingerprints', {}).get('order'): then = {**then, 'order': now['order']}
-        odd += [f'{tsmeta.state._CHANGED[n]} of {"the training set" if k == 0 else f"validation set {k}"}' for n in now if now[n] != then[n]]
+        named = lambda n: tsmeta.state.order_changed(dl, kept['state']) if n == 'order' and isinstance(dl, TSMetaDataLoader) else tsmeta.state._CHANGED[n]
+        odd += [f'{named(n)} of {"the training set" if k == 0 else f"validation set {k}"}' for n in now if now[n] != then[n]]
     if odd: raise ValueError(f'{self.checkpoints.folder} holds another training. What changed: {"; ".join(odd)}. Set it up as it was, or choose another folder.')
 
 # %% ../nbs/09_resume.ipynb #b71fd077
