@@ -251,7 +251,7 @@ def test_every_and_keep(tmp_path):
 
 @pytest.mark.parametrize('other,n,words', [
     (dict(hidden=9), 2, 'the parameter 0.weight'), (dict(), 3, 'epochs (2 then, 3 now)'), (dict(data=meta((30, 10, 42))), 2, 'names or lengths of the datasets'),
-    (dict(bs=9), 2, 'batch size, shuffling'), (dict(seed=4), 2, 'seed, weights or mix of the training set'), (dict(mix='equal'), 2, 'mix of the training set'),
+    (dict(bs=9), 2, 'batch size of the training set'), (dict(seed=4), 2, 'seed of the training set'), (dict(mix='equal'), 2, 'mix of the training set'),
     (dict(batch_tfms=None), 2, 'transforms')], ids=str)
 def test_another_training_is_refused_and_nothing_is_touched(other, n, words, tmp_path):
     stopped_at(5, tmp_path)
