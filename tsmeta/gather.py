@@ -75,7 +75,7 @@ class Gather:
         self._table, self._strides = _lines(n), np.zeros((n, 4), np.int64)
         if self.y_shape is None: self._table[:, Y_KIND] = 1
         self._own, self.chance = None, False
-        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64), 0)
+        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64))
         if hasattr(self.sources, 'layout'): return self._fill()
         if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
         self.chance = any(getattr(s, 'side', None) == 'random' for s in self.sources)
@@ -112,8 +112,6 @@ class Gather:
             kind = kind_of(v.dtype)
             line[3*i:3*i+3], steps[2*i:2*i+2] = (v.__array_interface__['data'][0], v.strides[0], kind), v.strides[1:]
         if x is not None: line[N], line[BLOCK] = len(x), line[X_KIND] == 1 and tuple(steps[:2]) == (4*self.shape[1], 4)
-        if x is not None and 0 < (extent := (self.shape[0]-1)*steps[0] + self.shape[1]*steps[1]) <= 8*self.shape[0]*self.shape[1]:
-            self._frames = *self._frames[:2], max(self._frames[2], int(extent))
 
     def _register_frame(self, d):
         "Write the line of dataset `d`, whose rows are copied into a frame from the array, or from the addresses, that its source gives"
@@ -125,11 +123,11 @@ class Gather:
         elif table is not None: at, steps = (table.__array_interface__['data'][0], 16), (0, dtype.itemsize, -1)
         else: return
         line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
-        (lines, variables, reach), (known, lists) = self._frames, self._patterns
+        (lines, variables), (known, lists) = self._frames, self._patterns
         which = _number(lists, src.variables.tobytes())
-        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, (0, 0))], FRAME)
+        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, src.src.shape[0], 0)], FRAME)
         line[BLOCK] = -1 - (number := _number(known, frame.tobytes()))
-        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables), max(reach, int(np.prod(src.src.shape))*dtype.itemsize)
+        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -145,7 +143,7 @@ def __call__(self:Gather,
     steps = self.shape[1] if self._own is None or not n else int(self._own[self.index.locate(ids)[0]].max())
     xo, yo = np.empty((n, self.shape[0], steps), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
     todo, keys = np.empty(n, np.int64), np.array([] if key is None or not self.chance else [key], np.uint64)
-    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames[:2], keys, self._frames[2]), xo, yo, todo)
+    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames, keys), xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo, draws(ids, key) if len(keys) else keys)
