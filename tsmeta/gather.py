@@ -125,7 +125,8 @@ class Gather:
         line[:3], line[N], strides[:2] = (*at, kind), len(src), steps[:2]
         (lines, variables), (known, lists) = self._frames, self._patterns
         which = _number(lists, src.variables.tobytes())
-        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, src.src.shape[0], 0)], FRAME)
+        whole = kind == 1 and steps[1] == 4 and src.nan is None and src.variables.tobytes() == np.arange(self.shape[0]).tobytes()
+        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, src.src.shape[0], whole)], FRAME)
         line[BLOCK] = -1 - (number := _number(known, frame.tobytes()))
         self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables)
 

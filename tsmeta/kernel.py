@@ -6,8 +6,8 @@ Docs: https://tsmeta.github.io/tsmeta/kernel.html.md"""
 
 # %% auto #0
 __all__ = ['KINDS', 'X', 'X_ROW', 'X_KIND', 'Y', 'Y_ROW', 'Y_KIND', 'N', 'BLOCK', 'AHEAD', 'LANES', 'AT', 'LINE', 'FROM', 'SIZE',
-           'FRAME', 'STEPS', 'VAR', 'STEP', 'SIDE', 'KIND', 'VARIABLES', 'EDGE', 'NAN', 'ABSENT', 'COUNT', 'draws',
-           'kind_of']
+           'FRAME', 'STEPS', 'VAR', 'STEP', 'SIDE', 'KIND', 'VARIABLES', 'EDGE', 'NAN', 'ABSENT', 'COUNT', 'WHOLE',
+           'draws', 'kind_of']
 
 # %% ../nbs/04e_kernel.ipynb #f4560ca2
 import numpy as np
@@ -20,8 +20,8 @@ KINDS = {np.dtype(t): i+1 for i, t in enumerate(['float32', 'float64', 'int16', 
 X, X_ROW, X_KIND, Y, Y_ROW, Y_KIND, N, BLOCK = range(8)
 AHEAD, LANES = 12, 16
 AT, LINE, FROM, SIZE = range(3, 7)
-FRAME = np.dtype([*((o, 'i8') for o in ('steps', 'var', 'step')), *((o, 'i4') for o in ('side', 'kind', 'variables')), *((o, 'f4') for o in ('fill', 'nan', 'absent')), ('count', 'i8'), ('spare', 'i8')])
-STEPS, VAR, STEP, SIDE, KIND, VARIABLES, EDGE, NAN, ABSENT, COUNT = (FRAME.fields[o][1] for o in FRAME.names[:10])
+FRAME = np.dtype([*((o, 'i8') for o in ('steps', 'var', 'step')), *((o, 'i4') for o in ('side', 'kind', 'variables')), *((o, 'f4') for o in ('fill', 'nan', 'absent')), ('count', 'i8'), ('whole', 'i8')])
+STEPS, VAR, STEP, SIDE, KIND, VARIABLES, EDGE, NAN, ABSENT, COUNT, WHOLE = (FRAME.fields[o][1] for o in FRAME.names)
 
 _MIX = tuple(map(np.uint64, (0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb)))
 
@@ -267,6 +267,7 @@ if HAS_NUMBA:
             at = _first_step(n, nl, read_i4(line + SIDE), _draw(ids[k], key[0]) if len(key) else -1)
             first = max(0, at)
             src[k, 2], src[k, AT], src[k, FROM], src[k, SIZE] = n, at, src[k, 0] + first*ss, (read_i8(line + COUNT) - 1)*vs + (min(n, at + nl) - first)*ss
+            if 0 <= at <= n - nl and nl < 256 and read_i8(line + WHOLE): src[k, 2], src[k, LINE] = vs, 1
 
     @compiled
     def take(ids, starts, guess, shift, table, strides, frames, xo, yo, todo):
@@ -286,7 +287,9 @@ if HAS_NUMBA:
             d = ds[k]
             if d < 0: continue
             t, s = table[d], strides[d]
-            if t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], src[k, AT], src[k, LINE], variables, dst + k*nbytes, xo, k)
+            if src[k, LINE] == 1:
+                for v in range(nv): _same(dst + (k*nv + v)*nl*4, src[k, FROM] + v*src[k, 2], nl, np.float32(0))
+            elif t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], src[k, AT], src[k, LINE], variables, dst + k*nbytes, xo, k)
             elif t[BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
             elif t[X_KIND] == 1 and s[1] == 4:
                 for v in range(nv):
