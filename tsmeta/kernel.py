@@ -179,6 +179,12 @@ if HAS_NUMBA:
         else: _memcpy(dst, src, n*4)
 
     @compiled
+    def _whole(dst, src, n, nan):
+        "Copy `n` numbers, without NaN if there is something to put in their place"
+        if nan == nan: _no_nan(dst, src, n, nan)
+        else: _same(dst, src, n, nan)
+
+    @compiled
     def _draw(i, key):
         x = np.uint64(i)*_MIX[0] ^ key
         x = (x ^ (x >> np.uint64(30)))*_MIX[1]
@@ -198,18 +204,12 @@ if HAS_NUMBA:
         vs = read_i8(line + VAR) if read_i8(line + STEPS) >= 0 else n*ss
         variables += read_i4(line + VARIABLES)*nv*8
         fill, nan, none = read_f4(line + EDGE), read_f4(line + NAN), np.float32(0)
-        first = max(0, -at)
+        first, plain = max(0, -at), kind == 1 and ss == 4
         last = max(first, min(nl, n - at))
-        cut = last - first == nl and n > nl and nl < 256 and kind == 1 and ss == 4
-        masked = MASKED and last - first < nl and nl >= LANES and kind == 1 and ss == 4
-        dense, v = n == nl and kind == 1 and ss == 4 and vs == 4*n, 0
+        cut, masked = plain and last - first == nl and nl < min(n, 256), MASKED and plain and last - first < nl and nl >= LANES
+        dense, v = n == nl and plain and vs == 4*n, 0
         while v < nv:
             p, o, m = read_i8(variables + v*8), dst + v*nl*4, 1
-            if cut and p >= 0:
-                if nan == nan: _no_nan(o, src + p*vs + at*4, nl, nan)
-                else: _same(o, src + p*vs + at*4, nl, nan)
-                v += 1
-                continue
             if p == -1: _set(o, o, nl, read_f4(line + ABSENT))
             elif p == -3: _set(o, o, nl, none)
             elif p < 0 or not masked:
@@ -217,6 +217,7 @@ if HAS_NUMBA:
                 if first: _set(o, o, first, edge)
                 if last < nl: _set(o + last*4, o, nl - last, edge)
             if p == -2: _set(o + first*4, o, last - first, np.float32(1))
+            elif p >= 0 and cut: _whole(o, src + p*vs + at*4, nl, nan)
             elif masked and p >= 0:
                 if nan == nan: _framed_no_nan(o, src + p*vs, at, n, nl, nan, fill)
                 else: _framed(o, src + p*vs, at, n, nl, nan, fill)
@@ -270,6 +271,13 @@ if HAS_NUMBA:
             if 0 <= at <= n - nl and nl < 256 and read_i8(line + WHOLE): src[k, 2], src[k, LINE] = vs, 1
 
     @compiled
+    def _pieces(dst, src, vs, nv, nl):
+        "Copy `nl` numbers of each variable"
+        for v in range(nv):
+            if nl < 256: _same(dst + v*nl*4, src + v*vs, nl, np.float32(0))
+            else: _memcpy(dst + v*nl*4, src + v*vs, nl*4)
+
+    @compiled
     def take(ids, starts, guess, shift, table, strides, frames, xo, yo, todo):
         "Copy rows, asking for the memory of rows to come meanwhile; returns what `_find` does"
         n, nv, nl = xo.shape
@@ -287,14 +295,10 @@ if HAS_NUMBA:
             d = ds[k]
             if d < 0: continue
             t, s = table[d], strides[d]
-            if src[k, LINE] == 1:
-                for v in range(nv): _same(dst + (k*nv + v)*nl*4, src[k, FROM] + v*src[k, 2], nl, np.float32(0))
+            if src[k, LINE] == 1: _pieces(dst + k*nbytes, src[k, FROM], src[k, 2], nv, nl)
             elif t[BLOCK] < 0: _frame(src[k, 0], src[k, 2], src[k, AT], src[k, LINE], variables, dst + k*nbytes, xo, k)
             elif t[BLOCK]: _memcpy(dst + k*nbytes, src[k, 0], nbytes)
-            elif t[X_KIND] == 1 and s[1] == 4:
-                for v in range(nv):
-                    if nl < 256: _same(dst + (k*nv + v)*nl*4, src[k, 0] + v*s[0], nl, np.float32(0))
-                    else: _memcpy(dst + (k*nv + v)*nl*4, src[k, 0] + v*s[0], nl*4)
+            elif t[X_KIND] == 1 and s[1] == 4: _pieces(dst + k*nbytes, src[k, 0], s[0], nv, nl)
             else: _copy(src[k, 0], s[0], s[1], t[X_KIND], xo, k)
             if one: _copy(src[k, 1], 0, 0, t[Y_KIND], yo, k)
             elif labels: _copy(src[k, 1], s[2], s[3], t[Y_KIND], yo, k)
