@@ -79,7 +79,7 @@ class Gather:
         self._y_axes = (0, 0) if self.y_shape is None else ((1, 1) + self.y_shape)[-2:]
         self._views, self._open, self._held = [(None, None)]*len(self.sources), OrderedDict(), 0
         self._own, self.chance = None, False
-        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64), 0)
+        self._kept, self._patterns, self._frames = {}, ({}, {}), (np.zeros(0, FRAME), np.zeros((0, self.shape[0]), np.int64))
         if hasattr(self.sources, 'layout'): return self._fill()
         self._cut([_gapped(s) for s in self.sources])
         if any(getattr(s, 'trim', False) for s in self.sources): self._own = np.array([getattr(s, 'src', s).shape[1] for s in self.sources])
@@ -140,10 +140,7 @@ class Gather:
             strides[:, 2*i:2*i+2] = v.strides[1:]
         if x is not None: line[:, N] = len(x) if gaps is None else np.clip((len(x) - 1 - gaps.begin)//gaps.stride + 1, 0, gaps.counts)
         if framed: return self._register_frame(src, line, strides, x, table)
-        if x is None: return
-        line[:, BLOCK] = kind_of(x.dtype) == 1 and x.strides[1:] == (4*self.shape[1], 4)
-        if 0 < (extent := (self.shape[0]-1)*x.strides[1] + self.shape[1]*x.strides[2]) <= 8*self.shape[0]*self.shape[1]:
-            self._frames = *self._frames[:2], max(self._frames[2], extent)
+        if x is not None: line[:, BLOCK] = kind_of(x.dtype) == 1 and x.strides[1:] == (4*self.shape[1], 4)
 
     def _register_frame(self, src, line, strides, x, table):
         "Write what is known of rows that are copied into a frame from an array, or from the addresses in a table"
@@ -151,11 +148,12 @@ class Gather:
         if x is not None: steps = *x.strides[1:], x.shape[2]
         elif table is None: return
         else: steps, line[:, :3], line[:, N], strides[:, :2] = (0, size, -1), (table.__array_interface__['data'][0], 16, kind), len(src), (0, size)
-        (lines, variables, reach), (known, lists) = self._frames, self._patterns
+        (lines, variables), (known, lists) = self._frames, self._patterns
         which = _number(lists, src.variables.tobytes())
-        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, (0, 0))], FRAME)
+        whole = kind == 1 and steps[1] == 4 and src.nan is None and src.variables.tobytes() == np.arange(self.shape[0]).tobytes()
+        frame = np.array([(steps[2], *steps[:2], SIDES.index(src.side), kind, which, src.fill, np.nan if src.nan is None else src.nan, src.absent, src.src.shape[0], whole)], FRAME)
         line[:, BLOCK] = -1 - (number := _number(known, frame.tobytes()))
-        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables), max(reach, int(np.prod(src.src.shape))*size)
+        self._frames = _put(lines, number, frame[0]), _put(variables, which, src.variables)
 
     def __repr__(self):
         return f'Gather: {len(self.index):,} rows of {self.shape[0]} x {self.shape[1]} from {len(self.sources):,} datasets'
@@ -171,7 +169,7 @@ def __call__(self:Gather,
     steps = self.shape[1] if self._own is None or not n else int(self._own[self.index.locate(ids)[0]].max())
     xo, yo = np.empty((n, self.shape[0], steps), np.float32), np.empty((n, *self._y_axes), self.y_dtype)
     todo, keys = np.empty(n, np.int64), np.array([] if key is None or not self.chance else [key], np.uint64)
-    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames[:2], keys, self._frames[2]), xo, yo, todo)
+    if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames, keys), xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
     if left: self._take_rest(ids, todo[:left], xo, yo, draws(ids, key) if len(keys) else keys)

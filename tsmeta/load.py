@@ -9,7 +9,7 @@ __all__ = ['TSMetaDataLoader']
 
 # %% ../nbs/08_load.ipynb #b8ad7244
 import random
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 from fastai.data.core import TfmdDL
 from fastai.torch_core import to_device
 from fastcore.basics import patch
@@ -249,10 +249,7 @@ def input_idxs(self:TSMetaDataLoader):
 def where(self:TSMetaDataLoader):
     "Dataset, name, row (and window, or steps cropped at random: `start` and `end`, not included) of each row of the last delivered batch, as a DataFrame"
     if self._ids is None: return None
-    out = self.dataset.where(self._ids)
-    if self._crop is None: return out
-    start, end = self.dataset.gather.steps_taken(self._ids, self._crop).T
-    return pd.concat([out.iloc[:, :3].assign(start=start, end=end), out.iloc[:, 3:].drop(columns=['start', 'end'], errors='ignore')], axis=1)
+    return self.dataset.where(self._ids, *([] if self._crop is None else [self._crop]))
 
 # %% ../nbs/08_load.ipynb #d111466a
 @patch

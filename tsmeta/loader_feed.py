@@ -26,8 +26,8 @@ from .load import TSMetaDataLoader
 class _Fetch:
     "The columns of a batch, by global ids"
     def __init__(self, ds): self.ds = ds
-    def __call__(self, ids):
-        x, y = self.ds.gather(ids)
+    def __call__(self, ids, *key):
+        x, y = self.ds.gather(ids, *key)
         return dict(x=x) if y is None else dict(x=x, y=y)
 
 class LoaderFeed(PlanFeed):
@@ -72,7 +72,12 @@ class LoaderFeed(PlanFeed):
 
     def epoch(self, e, start=0):
         "Iterate over the items of epoch `e` from item `start` on"
-        for ids, _, _ in self.deliveries(e, start): yield {**self.fetch(ids), UID: ids}
+        key = [k for k in [self.crop_key(e)] if k is not None]
+        for ids, _, _ in self.deliveries(e, start): yield {**self.fetch(ids, *key), UID: ids}
+
+    def crop_key(self, e):
+        "What decides, with its id, where a row is cropped in an epoch, as in the loader; `None` where nothing is cropped at random"
+        return self.dl._reader().crop_key(e)
 
     def pick(self, positions):
         "A feed over these rows of the set only, in this order"

@@ -19,7 +19,8 @@ from .target import join_targets
 from .labels import LabelDataset, nested_map
 from .view import ViewLabels, check_views, export_labels, folder_views, open_base
 from .meta import Schema, TSMetaDataset
-import tsmeta.face
+from .face import check_member
+import tsmeta.show
 
 # %% ../nbs/07h_nested.ipynb #6f0e250d
 class ViewGather:
@@ -34,11 +35,16 @@ class ViewGather:
         self.index, self.shape = Index([n]), base.shape
         self.y_shape, self.y_dtype = None if y is None else y.shape[1:], np.dtype('int64' if y is not None and y.dtype.kind in 'iub' else 'float32')
 
-    def __call__(self, ids):
-        "Copy the examples with these numbers, in the order asked"
+    @property
+    def chance(self):
+        "Are rows cropped at random?"
+        return self.base.chance
+
+    def __call__(self, ids, key=None):
+        "Copy the examples with these numbers, in the order asked; `key` decides with the id of a row where it is cropped at random"
         self.index.locate(ids)
         at = np.concatenate([a[ids].reshape(len(ids), int(np.prod(a.shape[1:], dtype=int))) for a in self.flat.values()], 1)
-        x = self.base(np.ascontiguousarray(at.ravel()))[0].reshape(len(ids), at.shape[1], *self.shape)
+        x = self.base(np.ascontiguousarray(at.ravel()), key)[0].reshape(len(ids), at.shape[1], *self.shape)
         return x, None if self.targets is None else self.targets[0][ids].astype(self.y_dtype)
 
 class ViewSource(ArraySource):
@@ -74,7 +80,7 @@ class TSMetaView(TSMetaDataset):
         self.schema.dtypes = 'float32',
         self.gather = ViewGather(base.gather, self._flat, targets)
         self.index, self.names, self.info, self._view, self._last = self.gather.index, ['view'], None, None, None
-        self.datasets = [self.as_source()]
+        self.datasets = [self._source()]
         self.labels = ViewLabels.through(flat, base_labels(base), labels)
         self.n_inp = len(views) if isinstance(views, (list, tuple)) and len(flat) > 1 else 1
 
@@ -90,6 +96,10 @@ class TSMetaView(TSMetaDataset):
 
     def as_source(self):
         "These examples as a member of another metadataset"
+        check_member(self)
+        return self._source()
+
+    def _source(self):
         t = self.gather.targets
         return ViewSource(self.gather, None if t is None else t[0] if self.schema.vocab is None else Coded(t[0], self.schema.vocab))
 
@@ -140,12 +150,13 @@ def __getitems__(self:TSMetaView, idxs): return [nested_map(lambda o: o[k], b) f
 @patch
 def where(self:TSMetaView,
     ids, # Numbers of examples
+    key:int=None, # As for the gather
 )->pd.DataFrame: # One line per example
     "Say where the rows of examples come from: dataset, name and row of the (first) row of each view"
     ids = np.asarray(ids, np.int64)
     out = pd.DataFrame(dict(dataset=0, name='view', row=ids))
     for k, a in self._flat.items():
-        w = self.base.where(a[ids].reshape(len(ids), -1)[:, 0])
+        w = self.base.where(a[ids].reshape(len(ids), -1)[:, 0], key)
         out[[f'{k}/{c}' for c in w.columns]] = w.to_numpy()
     return out
 
@@ -158,7 +169,7 @@ def new_empty(self:TSMetaView):
     new.views, new.labels = _nest(self.views, iter(new._flat.values())), {}
     new.gather = ViewGather(new.base.gather, new._flat, None if t is None else t[0][:0])
     new.index, new._view, new._last = new.gather.index, None, None
-    new.datasets = [new.as_source()]
+    new.datasets = [new._source()]
     return new
 
 # %% ../nbs/07h_nested.ipynb #be1fd8bf

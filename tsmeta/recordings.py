@@ -142,13 +142,15 @@ def _at(self:TSMetaDataset, ds, steps):
 @patch
 def where(self:TSMetaDataset,
     ids, # Global ids
+    key:int=None, # As for the gather: what decided where rows were cropped at random, if anything did
 )->pd.DataFrame: # One line per id
-    "Say where rows come from: dataset, name, row; start and end step of a window (end not included), times of its first and last step; `info`"
+    "Say where rows come from: dataset, name, row; start and end step of a window or a random crop (end not included), times of its first and last step; `info`"
     ds, rows = self.index.locate(ids)
     out = pd.DataFrame({'dataset': ds, 'name': np.asarray(self.names, dtype=object)[ds], 'row': rows})
     if self.windowed:
         out['start'] = self._starts(ds, rows)
         out['end'] = out['start'] + (self.extent - self.schema.horizon)[ds]
+    elif key is not None: out['start'], out['end'] = self.gather.steps_taken(ids, key).T
     if self.timed: out['start_time'], out['end_time'] = self._at(ds, out['start'].to_numpy()), self._at(ds, out['end'].to_numpy() - 1)
     if self.info is None: return out
     return pd.concat([out, self.info.iloc[ds].reset_index(drop=True).drop(columns=out.columns, errors='ignore')], axis=1)

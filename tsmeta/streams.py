@@ -45,7 +45,7 @@ class TSStreamLoader(Sharded, TfmdDL):
         if not isinstance(dataset, TSMetaDataset): raise TypeError('Say which metadataset the ids of this stream belong to: dataset=mds.train.')
         self._n = chain_extent(feed, stream.verbs).items
         if self._n is None: len(stream)
-        self._ids, self._all_ids, self._shared, self._agreed, self._sized = None, None, False, False, False
+        self._ids, self._all_ids, self._shared, self._agreed, self._sized, self._crop = None, None, False, False, False, None
         self._join_ranks()
         self._x_shape = tuple(self._peek(lambda: self._checked(next(iter(stream), {})))['x'].shape[1:]) if x_shape is None else x_shape
         tfms, own = [batch_tfms] if callable(batch_tfms) and not isinstance(batch_tfms, Pipeline) else batch_tfms, getattr(feed, 'dl', None)
@@ -65,7 +65,7 @@ class TSStreamLoader(Sharded, TfmdDL):
     @property
     def ids(self): return self._ids
     @property
-    def where(self): return None if self._ids is None else self.dataset.where(self._ids)
+    def where(self): return None if self._ids is None else self.dataset.where(self._ids, *([] if self._crop is None else [self._crop]))
     def _one_pass(self): self._n_inp, self._types = 1, {tuple: self.dataset.types}
 
     def _checked(self, b):
@@ -81,8 +81,10 @@ class TSStreamLoader(Sharded, TfmdDL):
         self.before_iter()
         typed, feed, (epoch, n, _) = self.dataset.typer(), self.stream.feed, self.stream._next
         told = feed.deliveries(epoch, n) if self._told and self._place[1] > 1 else None
+        key = feed.crop_key(epoch) if isinstance(feed, LoaderFeed) else None
         for n, b in enumerate(self.stream, n):
             self._tell(self._checked(b), told and next(told))
+            self._crop = key
             out = to_device(typed(np.ascontiguousarray(b['x'], dtype=np.float32), y if (y := b.get('y')) is None or hasattr(y, 'shape') else np.asarray(y)), self.device)
             if not any(map(is_random, getattr(self.after_batch, 'fs', [self.after_batch]))): out = self.after_batch(out)
             else:
