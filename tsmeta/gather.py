@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from .channels import SIDES, Framed
 from .files import file_limit
 from .index import Index, HAS_NUMBA
-from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, draws, kind_of
+from .draw import keyed_numbers
+from .kernel import BLOCK, FRAME, N, X_KIND, Y_KIND, kind_of
 from .lengths import each_steps
 from .times import Timed
 
@@ -172,7 +173,7 @@ def __call__(self:Gather,
     if HAS_NUMBA: left = take(ids, *self._where, self._table, self._strides, (*self._frames, keys), xo, yo, todo)
     else: left, todo = n, np.arange(n)
     if left < 0: self.index.locate(ids)
-    if left: self._take_rest(ids, todo[:left], xo, yo, draws(ids, key) if len(keys) else keys)
+    if left: self._take_rest(ids, todo[:left], xo, yo, keyed_numbers(ids, key) if len(keys) else keys)
     return xo, None if y_shape is None else yo.reshape((n, *y_shape))
 
 @patch
@@ -228,7 +229,7 @@ def steps_taken(self:Gather,
 ): # int64 `(n, 2)`: the first step of the row that is in its frame, and the one after the last
     "Tell which steps of their own rows were taken, where rows are in frames"
     (ds, rows), width = self.index.locate(ids), self.shape[1]
-    drawn, out = draws(ids, key) if key is not None else None, np.tile([0, width], (len(ids), 1))
+    drawn, out = keyed_numbers(ids, key) if key is not None else None, np.tile([0, width], (len(ids), 1))
     for d in np.unique(ds):
         src, k = self.sources[d], np.flatnonzero(ds == d)
         if not isinstance(src, Framed): continue

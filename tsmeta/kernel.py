@@ -7,12 +7,13 @@ Docs: https://tsmeta.github.io/tsmeta/kernel.html.md"""
 # %% auto #0
 __all__ = ['KINDS', 'X', 'X_ROW', 'X_KIND', 'Y', 'Y_ROW', 'Y_KIND', 'N', 'BLOCK', 'AHEAD', 'LANES', 'AT', 'LINE', 'FROM', 'SIZE',
            'FRAME', 'STEPS', 'VAR', 'STEP', 'SIDE', 'KIND', 'VARIABLES', 'EDGE', 'NAN', 'ABSENT', 'COUNT', 'WHOLE',
-           'draws', 'kind_of']
+           'kind_of']
 
 # %% ../nbs/04e_kernel.ipynb #f4560ca2
 import numpy as np
 
 # %% ../nbs/04e_kernel.ipynb #d1eb5da0
+from .draw import keyed_number
 from .index import HAS_NUMBA, compiled, locate1
 
 # %% ../nbs/04e_kernel.ipynb #56e82567
@@ -22,17 +23,6 @@ AHEAD, LANES = 12, 16
 AT, LINE, FROM, SIZE = range(3, 7)
 FRAME = np.dtype([*((o, 'i8') for o in ('steps', 'var', 'step')), *((o, 'i4') for o in ('side', 'kind', 'variables')), *((o, 'f4') for o in ('fill', 'nan', 'absent')), ('count', 'i8'), ('whole', 'i8')])
 STEPS, VAR, STEP, SIDE, KIND, VARIABLES, EDGE, NAN, ABSENT, COUNT, WHOLE = (FRAME.fields[o][1] for o in FRAME.names)
-
-_MIX = tuple(map(np.uint64, (0x9e3779b97f4a7c15, 0xbf58476d1ce4e5b9, 0x94d049bb133111eb)))
-
-def draws(
-    ids, # int64 array
-    key:int, # 64 bits
-): # int64 array: for each id a number from 0 to 2**31 - 1
-    "Numbers at random, decided by key and id"
-    x = ids.astype(np.uint64)*_MIX[0] ^ np.uint64(key)
-    for shift, c in zip((30, 27), _MIX[1:]): x = (x ^ (x >> np.uint64(shift)))*c
-    return (x >> np.uint64(33)).astype(np.int64)
 
 def kind_of(
     dtype, # numpy dtype
@@ -185,13 +175,6 @@ if HAS_NUMBA:
         else: _same(dst, src, n, nan)
 
     @compiled
-    def _draw(i, key):
-        x = np.uint64(i)*_MIX[0] ^ key
-        x = (x ^ (x >> np.uint64(30)))*_MIX[1]
-        x = (x ^ (x >> np.uint64(27)))*_MIX[2]
-        return np.int64(x >> np.uint64(33))
-
-    @compiled
     def _first_step(n, nl, side, draw):
         "The step of a row of `n` that comes first in a frame of `nl`; `draw`: a number at random, or -1"
         if side == 3 and draw >= 0 and n > nl: return draw*(n - nl + 1) >> 31
@@ -265,7 +248,7 @@ if HAS_NUMBA:
             if n < 0:
                 src[k, 0], n = read_i8(src[k, 0]), read_i8(src[k, 0] + 8)
                 vs = n*ss
-            at = _first_step(n, nl, read_i4(line + SIDE), _draw(ids[k], key[0]) if len(key) else -1)
+            at = _first_step(n, nl, read_i4(line + SIDE), keyed_number(ids[k], key[0]) if len(key) else -1)
             first = max(0, at)
             src[k, 2], src[k, AT], src[k, FROM], src[k, SIZE] = n, at, src[k, 0] + first*ss, (read_i8(line + COUNT) - 1)*vs + (min(n, at + nl) - first)*ss
             if 0 <= at <= n - nl and nl < 256 and read_i8(line + WHOLE): src[k, 2], src[k, LINE] = vs, 1

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from inspect import signature
 
 # %% ../nbs/00g_policies.ipynb #6d458f41
-from .channels import FILL, NANS, REAL, ZERO, Framed, one_shape
+from .channels import FILL, Framed, NANS, REAL, ZERO, each_variable, one_shape
 from .lengths import Ragged, Stepped, common_steps, each_steps, steps_range
 from .missing import Filled, Missing, refuse_missing
 from .rates import Resampled, one_rate, rates_of
@@ -254,17 +254,11 @@ def _spread(self:Policies, framed, names, info, labels):
     if labels == 'namespaced': raise ValueError("per_variable=True makes a dataset of each variable, so labels='namespaced' would keep their labels apart: use 'union'.")
     if self.vars.mask: raise ValueError('per_variable=True leaves out variables that a dataset lacks, so Vars(mask=True) has nothing to tell.')
     if info is not None and (odd := {'member', 'variable'} & set(info)): raise ValueError(f'per_variable=True adds the columns member and variable to info, which has {odd}.')
-    n, out, at = len(self.data_vars), [], []
-    for d, s in enumerate(framed):
-        every = s.variables if isinstance(s, Framed) else np.arange(n)
-        for v in np.flatnonzero(every[:n] != FILL):
-            dims = every[[v, *([n + v] if self.nan_mask else []), *([len(every)-1] if self.ragged.mask else [])]]
-            out.append(Framed(s.src, dims, s.shape[1], s.side, s.fill, s.nan) if isinstance(s, Framed) else Framed(s, dims))
-            at.append((d, self.data_vars[v]))
-    ds, vs = zip(*at)
+    ds, vs, out = zip(*each_variable(framed, len(self.data_vars), self.nan_mask, self.ragged.mask))
+    vs = [self.data_vars[v] for v in vs]
     told = pd.DataFrame(dict(member=[names[d] for d in ds], variable=vs))
     info = told if info is None else pd.concat([told, info.iloc[list(ds)].reset_index(drop=True)], axis=1)
-    return out, [f'{names[d]}/{v}' for d, v in at], info
+    return list(out), [f'{names[d]}/{v}' for d, v in zip(ds, vs)], info
 
 # %% ../nbs/00g_policies.ipynb #b535f048
 def innermost(src, through=(Framed, Filled, Stepped, Resampled)):
