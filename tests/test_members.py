@@ -224,7 +224,7 @@ def test_bad_settings():
     raises(ValueError, "Dataset 'u' (0) has two variables of one name", var_names=['x', 'x'])
     raises(ValueError, "in 'w' (2) ['y'] are missing and ['z'] are new", var_names=[list('xy'), list('yx'), list('xz')])
     raises(ValueError, 'tfms[1] says what targets are', tfms=[None, np.abs])
-    raises(TypeError, 'unexpected keyword', tfmz=[None])
+    raises(TypeError, 'does not take tfmz', tfmz=[None])
     raises(ValueError, "(2,): '1'", data=[(X[0], np.ones(5)), (X[1], np.ones((7, 2)))])
     raises(ValueError, 'window longer than every recording', data=[WindowSource(np.zeros((2, 5)), 8)])
 

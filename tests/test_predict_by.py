@@ -136,3 +136,22 @@ def test_the_command_line(tmp_path):
     assert call('predict', tmp_path/'run', *common, '--by', 'dataset', '--out', tmp_path/'p.csv').exit_code == 0 and len(pd.read_csv(tmp_path/'p.csv')) == 2
     bad = call('predict', tmp_path/'run', *common, '--by', 'town')
     assert bad.exit_code == 1 and "group by ['town']" in bad.stderr and call('predict', tmp_path/'run', *common, '--how', 'max').exit_code == 2
+
+
+def test_facts_called_like_our_own_columns_step_aside():
+    meta = TSMetaDataset.from_recordings({n: np.random.default_rng(0).normal(size=(2, 40)) for n in 'ab'}, 10, y=['x', 'y'],
+                                         info=dict(name=['a', 'b'], row=['u', 'v'], rows=[7, 8], start=['s', 't'], dtype=['k', 'l']))
+    learn = learner(meta)
+    table = learn.predict_table()
+    assert not table.columns.duplicated().any() and 'info_name' not in table and table.row.tolist()[:3] == [0, 1, 2]
+    assert table[['info_row', 'info_rows', 'info_start']].drop_duplicates().to_numpy().tolist() == [['u', 7, 's'], ['v', 8, 't']]
+    joined = learn.predict_table(by='dataset')
+    assert joined.rows.tolist() == [4, 4] and joined.info_rows.tolist() == [7, 8]
+    assert {'info_rows', 'info_dtype', 'row'} <= set(meta.summary()) and not meta.summary().columns.duplicated().any()
+    assert 'info_name' in TSMetaDataset({'a': np.zeros((1, 1, 4))}, info=dict(name=['else'])).where([0])
+
+
+def test_predict_table_takes_rows_from_one_place():
+    learn = learner(recordings())
+    with pytest.raises(ValueError, match='both dl= and data='): learn.predict_table(dl=learn.dls.valid, data=np.zeros((1, 2, 10), np.float32))
+    with pytest.raises(ValueError, match='ds_idx=5 asks for a loader that is not there: this learner has 2'): learn.predict_table(5)

@@ -70,6 +70,9 @@ def _ours(dl):
 
 def _loader(learn, ds_idx, dl, data, kwargs):
     "A loader of its own for predicting, which leaves nothing out and leaves the given one as it is"
+    if dl is not None and data is not None: raise ValueError('predict_table was given both dl= and data=: rows come from one of them.')
+    if dl is None and data is None and not -len(learn.dls.loaders) <= ds_idx < len(learn.dls.loaders):
+        raise ValueError(f'ds_idx={ds_idx} asks for a loader that is not there: this learner has {len(learn.dls.loaders)}, numbered from 0.')
     if data is not None:
         _ours(learn.dls.valid)
         return learn.dls.test_dl(data, with_labels=isinstance(data, tuple), **kwargs)

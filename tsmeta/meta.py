@@ -18,7 +18,7 @@ from fastcore.meta import delegates
 
 # %% ../nbs/07_meta.ipynb #189458b1
 from .source import ArraySource, WindowSource
-from .adapt import as_info, to_sources
+from .adapt import as_info, info_beside, to_sources
 from .channels import Mapped, one_shape
 from .dtypes import stored_dtypes
 from .policies import Policies, innermost
@@ -119,7 +119,7 @@ class RowTfm:
 
 class TSMetaDataset(SchemaFacts):
     "Many datasets that answer as one"
-    n_inp, split_idx, _raw, _timed = 1, None, None, None
+    n_inp, split_idx, _raw, _timed, _beside = 1, None, None, None, None
     @delegates(Policies.__init__)
     def __init__(self,
         dataset_list, # One dataset, a list, or a dict name → dataset; each an `(X, y)` pair, array, `.npy` path, source, or indexable
@@ -156,7 +156,7 @@ class TSMetaDataset(SchemaFacts):
     def _join(self, sources, names, info, arrays, schema):
         self.datasets, self.names, self.info, self.schema = sources, names, info, schema
         self.gather = Gather(sources, arrays)
-        self.index, self._view, self._last, self._raw, self._timed = self.gather.index, None, None, None, None
+        self.index, self._view, self._last, self._raw, self._timed, self._beside = self.gather.index, None, None, None, None, None
 
     def __len__(self): return len(self.index) if self._view is None else len(self._view)
     @property
@@ -269,7 +269,7 @@ def summary(self:TSMetaDataset):
     if self._view is not None: out['of'] = self.index.lens
     out['kind'], out['dtype'] = zip(*((type(innermost(s)).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
     if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
-    return out if self.info is None else pd.concat([out, self.info.drop(columns=out.columns, errors='ignore')], axis=1)
+    return out if self.info is None else pd.concat([out, info_beside(self.info, self.names, out.columns)], axis=1)
 
 @patch
 def __repr__(self:TSMetaDataset):

@@ -94,7 +94,7 @@ class Policies:
     def asked(cls, kwargs):
         "The policies of these keywords, or an error about those that are none"
         known = list(signature(cls.__init__).parameters)[1:]
-        if odd := [k for k in kwargs if k not in known]: raise TypeError(f'TSMetaDataset does not take {", ".join(odd)}. What is done where datasets differ is said by {", ".join(known)}.')
+        if odd := [k for k in kwargs if k not in known]: raise TypeError(f'TSMetaDataset does not take {", ".join(odd)}. Beside names, tfms, vocab, labels, info and var_names it takes {", ".join(known)}.')
         return cls(**kwargs)
 
     def __init__(self,

@@ -14,7 +14,7 @@ from fastcore.basics import patch
 # %% ../nbs/07a_recordings.ipynb #0ca891a1
 from .source import WindowSource
 from .times import Clock, TimedWindows, Times, one_kind
-from .adapt import as_info, dataset_names
+from .adapt import as_info, dataset_names, info_beside
 from .missing import count_missing
 from .policies import innermost
 from .rates import ResampledRecording, rates_of
@@ -139,12 +139,14 @@ def _at(self:TSMetaDataset, ds, steps):
             if (clock := _clock(self.datasets[d])) is not None: out[p] = clock.at(steps[p])
     return pd.Series(out).dt.tz_localize('UTC') if self.time_kind == 'dates with a zone' else out
 
+_OWN = 'dataset', 'name', 'row', 'rows', 'start', 'end', 'start_time', 'end_time'
+
 @patch
 def where(self:TSMetaDataset,
     ids, # Global ids
     key:int=None, # As for the gather: what decided where rows were cropped at random, if anything did
 )->pd.DataFrame: # One line per id
-    "Say where rows come from: dataset, name, row; start and end step of a window or a random crop (end not included), times of its first and last step; `info`"
+    "Say where rows come from: dataset, name, row; start and end step of a window or a random crop (end not included), times of its first and last step; `info`, where a column called like one of these is `info_…`"
     ds, rows = self.index.locate(ids)
     out = pd.DataFrame({'dataset': ds, 'name': np.asarray(self.names, dtype=object)[ds], 'row': rows})
     if self.windowed:
@@ -153,7 +155,8 @@ def where(self:TSMetaDataset,
     elif key is not None: out['start'], out['end'] = self.gather.steps_taken(ids, key).T
     if self.timed: out['start_time'], out['end_time'] = self._at(ds, out['start'].to_numpy()), self._at(ds, out['end'].to_numpy() - 1)
     if self.info is None: return out
-    return pd.concat([out, self.info.iloc[ds].reset_index(drop=True).drop(columns=out.columns, errors='ignore')], axis=1)
+    if self._beside is None or self._beside[0] is not self.info: self._beside = self.info, info_beside(self.info, self.names, _OWN)
+    return pd.concat([out, self._beside[1].iloc[ds].reset_index(drop=True)], axis=1)
 
 # %% ../nbs/07a_recordings.ipynb #825406df
 @patch
