@@ -115,7 +115,7 @@ def test_random_kills_never_hang_shorten_an_epoch_or_leave_orphans():
     meta = TSMetaDataset({'a': Rows(200, lambda i: time.sleep(.0005)), 'b': Rows(200)})
     for k in range(KILLS):
         dl = TSMetaDataLoader(meta, bs=8, shuffle=True, seed=k, num_workers=rng.choice([1, 2, 3]), persistent_workers=rng.random() < .5)
-        when, sig, killed_at = rng.random()*.3, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV]), []
+        when, sig, killed_at = rng.random()*.3, rng.choice([signal.SIGKILL, signal.SIGTERM, signal.SIGQUIT]), []
         def kill():
             time.sleep(when)
             if not (alive := children()): return
