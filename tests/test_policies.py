@@ -510,3 +510,17 @@ def test_new_rows_are_resampled_where_their_rate_is_known(tmp_path):
     table = again.predict_table(data=TSMetaDataset([new], info=dict(rate=[20.])), with_input=True)
     assert np.allclose(np.stack(table.input), resample_poly(new.astype('f8'), 1, 2, axis=-1, padtype='line'), atol=1e-5)
     with pytest.raises(ValueError, match='of new rows too: TSMetaDataset.X, info='): again.predict_table(data=new)
+
+
+def test_the_summary_tells_of_missing_values_and_rates():
+    X = {n: np.arange(24.).reshape(3, 2, 4) + k for k, n in enumerate('abc')}
+    X['b'][0, 1, 2:] = X['b'][2, 0, 0] = np.nan
+    got = TSMetaDataset(X, missing=dict(b='mean', **{'*': 'keep'})).summary()
+    assert got.nans.tolist() == [0, 3, 0] and got.missing.tolist() == ["'keep'", "'mean'", "'keep'"]
+    assert TSMetaDataset(X, missing='mask').summary().nans.tolist() == [0, 3, 0] and 'nans' not in TSMetaDataset(X).summary()
+    assert TSMetaDataset(X, missing=0).split('train[:2]', 'train[2:]').train.summary().nans.tolist() == [0, 3, 0]
+    recs = TSMetaDataset.from_recordings({n: x.reshape(2, 12) for n, x in X.items()}, 4, missing=0.)
+    assert recs.summary().nans[1] == 3
+    rates = TSMetaDataset(X, info=dict(rate=[4, 4, 4]), resample=2)
+    assert rates.summary().resampled_to.tolist() == [2]*3 and 'resample=2' in repr(rates)
+    assert 'missing' in TSMetaDataset(X, missing=0, per_variable=True, var_names=['u', 'v']).summary()

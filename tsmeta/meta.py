@@ -268,7 +268,7 @@ def summary(self:TSMetaDataset):
     out = pd.DataFrame({'name': self.names, 'rows': self.lens})
     if self._view is not None: out['of'] = self.index.lens
     out['kind'], out['dtype'] = zip(*((type(innermost(s)).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
-    if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets)], axis=1)
+    if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets, self.names)], axis=1)
     return out if self.info is None else pd.concat([out, info_beside(self.info, self.names, out.columns)], axis=1)
 
 @patch

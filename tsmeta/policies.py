@@ -15,9 +15,9 @@ from fastcore.basics import patch
 from inspect import signature
 
 # %% ../nbs/00g_policies.ipynb #6d458f41
-from .channels import FILL, Framed, NANS, REAL, ZERO, each_variable, one_shape
+from .channels import FILL, Framed, NANS, REAL, ZERO, each_variable, lacking, one_shape
 from .lengths import Ragged, Stepped, common_steps, each_steps, steps_range
-from .missing import Filled, Missing, refuse_missing
+from .missing import Filled, Missing, count_missing, refuse_missing
 from .rates import Resampled, one_rate, rates_of
 from .target import label_maps, relabel, some
 
@@ -272,20 +272,18 @@ def _did(src):
     low, high = steps_range(own)
     return dict(steps=str(low) if low == high else f'{low}–{high}', padded=int((src.shape[1] - real).sum()), cropped=int((each_steps(own) - real).sum()))
 
-def _variables(src, data_vars):
-    "Names of variables that a dataset lacks, and of those that are left out"
-    if not isinstance(src, Framed): return dict(lacks='', left_out='')
-    own = [v if v >= 0 else NANS - v for v in src.variables]
-    return dict(lacks=', '.join(v for v, k in zip(data_vars, src.variables) if k == FILL),
-                left_out=', '.join(v for k, v in enumerate(getattr(src, 'var_names', map(str, range(src.src.shape[0])))) if k not in own))
-
 @patch
 def report(self:Policies,
     sources, # What `fit` gave
+    names, # Name of each dataset
 )->pd.DataFrame: # One line per dataset
-    "Count what was filled in and left out"
+    "Count what was filled in and left out; where missing values are to be filled, this reads all rows"
     out, n = pd.DataFrame(index=range(len(sources))), len(self.data_vars)
     if self.ragged.how != 'error' or self.sel_steps is not None: out = pd.concat([out, pd.DataFrame([_did(s) for s in sources])], axis=1)
     if not self.per_variable and (self.vars.how != 'strict' or self.sel_vars is not None):
-        out = pd.concat([out, pd.DataFrame([_variables(s, self.data_vars) for s in sources])], axis=1)
+        out = pd.concat([out, pd.DataFrame([lacking(s, self.data_vars) for s in sources])], axis=1)
+    if self.resample is not None: out['resampled_to'] = self.resample
+    if isinstance(self.missing, dict) or self.missing.how != 'keep':
+        out['missing'] = [repr(self.of(n))[8:-1] for n in names]
+        if not self.per_variable: out['nans'] = [count_missing(o)['missing'] if o.dtype.kind == 'f' else 0 for o in map(innermost, sources)]
     return out
