@@ -64,7 +64,7 @@ def unsplit_and_forms():
         for form in (list, L, range, np.array, torch.tensor, slice):
             part = form(0, 30) if form in (range, slice) else form(list(range(30)))
             try: ok += [form.__name__] if len(datasets(members, part)[[2, 0, 1]][0]) == 3 else []
-            except Exception: pass
+            except Exception: pass  # a form that fails in any way is a form that does not count
         return f'{len(ok)} of 6 forms of split can be indexed with a list' + (f' ({", ".join(ok)})' if len(ok) < 6 else '')
     members = numbered(3, 20)
     a = says(lambda: f'loads {len(TSDataLoader(tsai_of(members), bs=16, device="cpu").one_batch()[0])} rows')
@@ -169,7 +169,7 @@ def export():
         known = []
         for k in ('c', 'vars', 'vocab'):
             try: known += [k]*(getattr(loaded, k) is not None)
-            except Exception: pass
+            except Exception: pass  # tsai raises in several ways what it does not know any more
         return f'{sizes[0]/1e6:.2f} MB at 10⁴ rows, {sizes[1]/1e6:.2f} MB at 10⁶; loaded, it knows {", ".join(known) or "none"} of c, vars, vocab'
     return says(run, tsai_split, tsai_dls), says(run, ours_split, ours_dls)
 

@@ -47,7 +47,8 @@ def state_dict(self:TSMetaDataLoader)->dict: # JSON of at most 1 KB
     epoch, batch, plan = self._done or (self.epoch, self._start, self.plan)
     if batch >= len(plan): epoch, batch, plan = epoch + 1, 0, None
     part = self._part if self._done else self._skip
-    prints, coming = self.fingerprints(plan), plan is not None and plan.fingerprint != self.plan.fingerprint
+    prints = self.fingerprints(plan)
+    coming = plan is not None and plan is not self.plan and prints['order'] != self.plan.fingerprint
     return dict(version=1, epoch=epoch, batch=batch, seed=self.seed, given=self._given is not None, fingerprints=prints, facts=_facts_of(plan or self.plan),
                 **(dict(rows=part) if part else {}), **(dict(then=self.plan.fingerprint) if coming else {}))
 
