@@ -1,4 +1,5 @@
 "Orders, draws and splits are those of version 0.1.0: a seed gives the same rows in every later version."
+
 import json
 from functools import cache
 
@@ -12,11 +13,13 @@ CHANGE = 'Rows or draws come otherwise than before, so old seeds, states and spl
 
 
 @cache
-def made(file): return json.loads(json.dumps(FILES[file]()))
+def made(file):
+    return json.loads(json.dumps(FILES[file]()))
 
 
 @cache
-def stored(file): return json.loads((GOLDEN/file).read_text())
+def stored(file):
+    return json.loads((GOLDEN / file).read_text())
 
 
 CASES = [(file, name) for file in FILES for name in stored(file)]

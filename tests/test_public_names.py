@@ -1,4 +1,5 @@
 "The names of `tsmeta.all` and their parameters are a promise: whoever changes one says so in the changelog."
+
 import inspect
 import json
 from pathlib import Path
@@ -6,18 +7,23 @@ from pathlib import Path
 import pytest
 import tsmeta.all
 
-FILE = Path(__file__).parent/'golden'/'all_names.json'
+FILE = Path(__file__).parent / 'golden' / 'all_names.json'
 SAY_SO = 'If that is meant, write a line about it into CHANGELOG.md, then run `python tests/test_public_names.py`.'
 
 
 def signature(o):
-    "Return the parameters of a function, or of a class's `__init__` without `self`, as text: names, kinds and defaults, without annotations"
+    "Return names, kinds and defaults of the parameters of a function, or of a class's `__init__`, as text"
     given = inspect.signature(o.__init__ if isinstance(o, type) else o)
-    parameters = [p.replace(annotation=p.empty) for name, p in given.parameters.items() if not (isinstance(o, type) and name == 'self')]
+    parameters = [
+        p.replace(annotation=p.empty)
+        for name, p in given.parameters.items()
+        if not (isinstance(o, type) and name == 'self')
+    ]
     return str(given.replace(parameters=parameters, return_annotation=given.empty))
 
 
-def public(): return {name: signature(getattr(tsmeta.all, name)) for name in tsmeta.all.__all__}
+def public():
+    return {name: signature(getattr(tsmeta.all, name)) for name in tsmeta.all.__all__}
 
 
 STORED = json.loads(FILE.read_text()) if FILE.exists() else {}
@@ -46,13 +52,20 @@ def test_star_import_gives_every_name():
 
 def test_changes_are_seen():
     class Old:
-        def __init__(self, a, b: int = 1, *, c='x', **kwargs): pass
+        def __init__(self, a, b: int = 1, *, c='x', **kwargs):
+            pass
+
     class Renamed:
-        def __init__(self, a, d: int = 1, *, c='x', **kwargs): pass
+        def __init__(self, a, d: int = 1, *, c='x', **kwargs):
+            pass
+
     class OtherDefault:
-        def __init__(self, a, b: float = 2, *, c='x', **kwargs): pass
+        def __init__(self, a, b: float = 2, *, c='x', **kwargs):
+            pass
+
     assert signature(Old) == "(a, b=1, *, c='x', **kwargs)"
     assert len({signature(o) for o in (Old, Renamed, OtherDefault)}) == 3
 
 
-if __name__ == '__main__': FILE.write_text(json.dumps(public(), indent=1) + '\n')
+if __name__ == '__main__':
+    FILE.write_text(json.dumps(public(), indent=1) + '\n')
