@@ -26,7 +26,7 @@ docs: env  ## build the documentation site into _docs and check every link
 bench: env  ## measure tsmeta beside its peers
 	@$(BIN)/python benchmarks/run.py
 
-check: env  ## the size of each room, and the house rules
+check: env  ## the size of each module, the measures of the tree, and the house rules
 	@$(BIN)/python scripts/check.py
 
 test-oldest:  ## pytest with the lowest versions named in settings.ini

@@ -1,11 +1,11 @@
 "Rows per second where datasets differ: padded, cropped, lined up by name, filled, beside equal rows of the shape that comes out; and statistics of them all in one pass"
 import argparse
 import numpy as np
-from tsmeta.lengths import Ragged
-from tsmeta.load import TSMetaDataLoader
-from tsmeta.meta import TSMetaDataset
-from tsmeta.policies import Vars
-from tsmeta.statistics import moments
+from tsmeta.sources.align import Ragged
+from tsmeta.load.loader import TSMetaDataLoader
+from tsmeta.data.dataset import TSMetaDataset
+from tsmeta.sources.policies import Vars
+from tsmeta.data.transforms import moments
 from common import clock, interleaved, reached, save, setting, table, throughput
 
 VARS, STEPS, SIZES = 5, 50, (64, 512)

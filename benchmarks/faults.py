@@ -8,11 +8,11 @@ from fasttransform import Transform
 from fastcore.foundation import L
 from tsai.basics import TSClassification, TSDataLoader, TSDataLoaders, TSDatasets, TSRegression, TSTensor, TimeSplitter
 from tsai.data import metadatasets as tsai_meta
-from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader
-from tsmeta.loaders import TSMetaDataLoaders
-from tsmeta.meta import TSMetaDataset
-from tsmeta.splitter import EachSplitter
+from tsmeta.data.datasets import TSMetaDatasets
+from tsmeta.load.loader import TSMetaDataLoader
+from tsmeta.load.loader import TSMetaDataLoaders
+from tsmeta.data.dataset import TSMetaDataset
+from tsmeta.splits.splitters import EachSplitter
 from common import save, seconds, setting
 
 

@@ -5,9 +5,9 @@ from fastcore.foundation import L
 from torch.utils.data import ConcatDataset, DataLoader, TensorDataset
 from tsai.basics import TSClassification, TSDataLoaders, TSDatasets
 from tsai.data import metadatasets as tsai_meta
-from tsmeta.datasets import TSMetaDatasets
-from tsmeta.loaders import TSMetaDataLoaders
-from tsmeta.meta import TSMetaDataset
+from tsmeta.data.datasets import TSMetaDatasets
+from tsmeta.load.loader import TSMetaDataLoaders
+from tsmeta.data.dataset import TSMetaDataset
 from common import RESULTS, interleaved, reached, save, setting, table, throughput
 
 COUNTS, SIZES, VARS, STEPS = (10, 1_000, 10_000, 100_000), (64, 512), 5, 50

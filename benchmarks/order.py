@@ -2,13 +2,14 @@
 import time
 import numpy as np
 from fastai.vision.augment import RandTransform
-from tsmeta.bucket import BucketPlan
-from tsmeta.load import TSMetaDataLoader
-from tsmeta.meta import TensorSeries, TSMetaDataset
-from tsmeta.mix import Mix, MixPlan
-from tsmeta.order import BlockPlan, WithinPlan
-from tsmeta.plan import Plan
-import tsmeta.recordings, tsmeta.state
+from tsmeta.batches.mix import BucketPlan
+from tsmeta.load.loader import TSMetaDataLoader
+from tsmeta.data.schema import TensorSeries
+from tsmeta.data.dataset import TSMetaDataset
+from tsmeta.batches.mix import Mix, MixPlan
+from tsmeta.batches.plan import BlockPlan, WithinPlan
+from tsmeta.batches.plan import Plan
+import tsmeta.data.dataset, tsmeta.load.loader
 from common import clock, interleaved, reached, seconds, table
 
 BS = 64

@@ -5,12 +5,12 @@ import numpy as np, torch
 from fastai.learner import Learner
 from fastai.vision.augment import RandTransform
 from tsai.data.preprocessing import TSStandardize
-from tsmeta.gather import Gather
-import tsmeta.loaders
-from tsmeta.load import TSMetaDataLoader
-from tsmeta.meta import TSMetaDataset
-from tsmeta.plan import perm_keys, permute
-from tsmeta.source import ArraySource
+from tsmeta.batches.gather import Gather
+import tsmeta.load.loader
+from tsmeta.load.loader import TSMetaDataLoader
+from tsmeta.data.dataset import TSMetaDataset
+from tsmeta.batches.permutation import perm_keys, permute
+from tsmeta.sources.base import ArraySource
 from common import interleaved, reached, save, seconds, setting, table, throughput
 
 RNG = np.random.default_rng(0)
@@ -123,9 +123,9 @@ def one_transform():
 
 MEMORY = '''
 import numpy as np
-from tsmeta.meta import TSMetaDataset
-import tsmeta.loaders
-from tsmeta.load import TSMetaDataLoader
+from tsmeta.data.dataset import TSMetaDataset
+import tsmeta.load.loader
+from tsmeta.load.loader import TSMetaDataLoader
 def peak(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])*1024
 def loader(steps, n): return TSMetaDataLoader(TSMetaDataset.from_recordings([np.ones((2, steps), np.float32) for _ in range(n)], 100, 10), bs=512, shuffle=True, seed=0)
 for b in loader(2000, 2): pass

@@ -2,11 +2,11 @@
 import time, tracemalloc
 from types import SimpleNamespace
 import numpy as np, pandas as pd
-from tsmeta.index import Index
-from tsmeta.leak import check_leakage, purge
-from tsmeta.split import Splits, even_splits, select
-from tsmeta.splitter import EachSplitter, HoldoutSplitter, WalkForwardSplitter
-from tsmeta.subset import as_splits
+from tsmeta.splits.index import Index
+from tsmeta.splits.leakage import check_leakage, purge
+from tsmeta.splits.splits import Splits, even_splits, select
+from tsmeta.splits.splitters import EachSplitter, HoldoutSplitter, WalkForwardSplitter
+from tsmeta.splits.splits import as_splits
 
 def figures(members=10_000, rows=1_000, extent=8):
     "DataFrame: one line per way of splitting, with its seconds (best of 3), peak memory and the memory of what it returns"

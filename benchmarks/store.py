@@ -2,10 +2,10 @@
 import tempfile, time, tracemalloc
 from pathlib import Path
 import numpy as np, pandas as pd
-from tsmeta.gather import Gather
-from tsmeta.meta import TSMetaDataset
-import tsmeta.open
-from tsmeta.pack import pack
+from tsmeta.batches.gather import Gather
+from tsmeta.data.dataset import TSMetaDataset
+import tsmeta.data.open
+from tsmeta.store.pack import pack
 
 def figures(members=100_000, rows=5, shape=(5, 50), bs=512, batches=400):
     "DataFrame: rows per second of random batches, seconds to pack and open, and memory held by what was opened"

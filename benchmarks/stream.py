@@ -4,7 +4,7 @@
 """
 import statistics, sys, time
 import numpy as np
-from tsmeta.stream import Stream
+from tsmeta.load.stream import Stream
 
 SHAPE, WORKERS = (64, 5, 50), 2
 X, Y = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32), np.arange(SHAPE[0])

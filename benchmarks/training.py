@@ -8,8 +8,8 @@ from tsai.basics import TSClassification, TSDatasets
 from tsai.data import metadatasets as tsai_meta
 from tsai.models.FCN import FCN
 from tsai.models.InceptionTimePlus import InceptionTimePlus
-from tsmeta.loaders import TSMetaDataLoaders
-from tsmeta.meta import TSMetaDataset
+from tsmeta.load.loader import TSMetaDataLoaders
+from tsmeta.data.dataset import TSMetaDataset
 from common import clock, interleaved, save, setting, table
 from loaders import tsai_loader
 

@@ -1,74 +1,159 @@
-"Prints how large each room is, marks those that should be split, and runs the house rules."
+"Prints the size of each module and the measures of the whole tree beside their aims, and runs the house rules."
 import ast
-import json
-import re
 import subprocess
 import sys
-from pathlib import Path
+from collections import defaultdict
 
-ROOT = Path(__file__).resolve().parent.parent
-MAX_LINES, MAX_CELLS = 250, 120
-MAX_BODY, MAX_PARAMETERS = 25, 8
-NUMBERED = re.compile(r'\d+[a-z]?_.*\.ipynb')
+from layout import ROOT
 
-
-class Room:
-    "One numbered notebook and the module it exports to: the unit that the house rules speak of."
-    def __init__(self, path):
-        self.path, self.name, self.number = path, path.stem, path.stem.split('_')[0]
-        self.cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-        self.code = [''.join(c['source']) for c in self.cells if c['cell_type'] == 'code']
-        self.exported = [s for s in self.code if re.search(r'^#\|\s*export[is]?\b', s, re.M)]
-        named = [re.search(r'^#\|\s*default_exp\s+(\S+)', s, re.M) for s in self.code]
-        self.module = next((m.group(1) for m in named if m), None)
-
-    @property
-    def lines(self): return sum(1 for s in self.exported for line in s.splitlines() if line.strip() and not line.startswith('#|'))
-
-    @property
-    def mark(self):
-        over = [f'{n} {what}' for n, top, what in [(self.lines, MAX_LINES, 'lines'), (len(self.cells), MAX_CELLS, 'cells')] if n > top]
-        return f'  <- {" and ".join(over)}: split along an idea' if over else ''
+MAX_BODY, MAX_PARAMETERS, MAX_WIDTH = 25, 8, 120
+# The aims of the house style; `make check` prints the tree's own figures beside them
+AIMS = {
+    'modules': 75, 'longest import path': 8, 'import cycles': 0, 'AST nodes': 215_000, 'AST nodes per simple statement': 12.7,
+    'statements of over 40 nodes, per 1,000': 31, 'walrus and conditional expressions, per 1,000': 50, 'getattr/hasattr, per 1,000': 9,
+    'base classes, at most': 2, 'attributes set on self, at most': 12, 'private attributes of other modules': 0, 'widest line': MAX_WIDTH,
+}
 
 
-def rooms(): return [Room(f) for f in sorted((ROOT/'nbs').glob('*.ipynb')) if NUMBERED.fullmatch(f.name)]
+def sources():
+    "Return the text of every module by its absolute name; `__init__` and the index that nbdev makes are left out."
+    files = [f for f in sorted((ROOT/'tsmeta').rglob('*.py')) if f.stem not in ('__init__', '_modidx')]
+    return {'.'.join(f.relative_to(ROOT).with_suffix('').parts): f.read_text(encoding='utf-8') for f in files}
 
 
 def functions(tree):
-    "Yields every function and method of a module, nested ones too."
+    "Yield every function and method of a module, nested ones too."
     return (n for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
 
 
 def body_lines(fn):
-    "Counts the lines of a function's body, its docstring left out."
+    "Return the number of lines of a function's body, its docstring left out."
     body = fn.body[1:] if ast.get_docstring(fn) is not None else fn.body
     return body[-1].end_lineno - body[0].lineno + 1 if body else 0
 
 
 def is_kernel(fn):
-    "Says whether numba compiles a function: such a one can take nothing but plain arrays and numbers, one parameter each."
-    names = {n.id if isinstance(n, ast.Name) else n.attr for d in fn.decorator_list for n in ast.walk(d) if isinstance(n, (ast.Name, ast.Attribute))}
+    "Return whether numba compiles a function: such a one takes plain arrays and numbers only, one parameter each."
+    nodes = [n for d in fn.decorator_list for n in ast.walk(d)]
+    names = {n.id for n in nodes if isinstance(n, ast.Name)} | {n.attr for n in nodes if isinstance(n, ast.Attribute)}
     return bool(names & {'njit', 'jit', 'compiled'})
 
 
 def own_parameters(fn):
-    "Counts the parameters a function names itself: not `self`, not what comes through `*args` and `**kwargs`."
+    "Return how many parameters a function names itself: not `self`, not what comes through `*args` and `**kwargs`."
     names = [a.arg for a in fn.args.posonlyargs + fn.args.args + fn.args.kwonlyargs]
     return len(names) - (names[:1] in (['self'], ['cls']))
 
 
-def size_table(found):
-    "Lays out one line per room: exported lines (blank ones not counted), cells, and its longest function."
-    rows = [f'{"room":<20} {"lines":>6} {"cells":>6} {"longest":>8}']
-    for room in found:
-        longest = max((body_lines(fn) for s in room.exported for fn in functions(ast.parse(s))), default=0)
-        rows.append(f'{room.name:<20} {room.lines:>6} {len(room.cells):>6} {longest:>8}{room.mark}')
-    total = f'{"total":<20} {sum(r.lines for r in found):>6} {sum(len(r.cells) for r in found):>6}'
-    return '\n'.join([*rows, total, f'at most            {MAX_LINES:>7} {MAX_CELLS:>6} {MAX_BODY:>8}'])
+def imported(tree, module=''):
+    "Return every module that code imports, anywhere in it, by absolute name; `module` is where the code stands."
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import): found += [a.name for a in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = '.'.join(module.split('.')[:-node.level]) if node.level else ''
+            base = '.'.join(filter(None, [above, node.module]))
+            found += [base, *(f'{base}.{a.name}' for a in node.names)]
+        elif isinstance(node, ast.Call) and getattr(node.func, 'attr', getattr(node.func, 'id', '')) in ('import_module', '__import__'):
+            found += [a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+    return found
+
+
+def depths(graph):
+    "Return the length of the longest import path down from each module, and the modules found on a cycle."
+    known, cycles = {}, set()
+    def depth(name, path):
+        if name in path:
+            cycles.add(name)
+            return 0
+        if name not in known:
+            known[name] = 1 + max((depth(m, (*path, name)) for m in graph[name]), default=0)
+        return known[name]
+    for name in graph: depth(name, ())
+    return known, cycles
+
+
+def is_private(name): return name.startswith('_') and not name.startswith('__')
+
+
+def private_names(tree):
+    "Return the private functions, classes and attributes that a module defines."
+    defs = {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
+    attributes = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)}
+    return {n for n in defs | attributes if is_private(n)}
+
+
+def private_reach(trees):
+    "Return `module: attribute` for each private attribute read from an object of another module."
+    homes = defaultdict(set)
+    for module, tree in trees.items():
+        for name in private_names(tree): homes[name].add(module)
+    found = []
+    for module, tree in trees.items():
+        for n in ast.walk(tree):
+            if not isinstance(n, ast.Attribute) or not is_private(n.attr): continue
+            own = isinstance(n.value, ast.Name) and n.value.id in ('self', 'cls')
+            if not own and homes[n.attr] and module not in homes[n.attr]: found.append(f'{module}: {n.attr}')
+    return found
+
+
+def attributes_set(cls):
+    "Return how many attributes the code of a class sets on `self`."
+    stored = [n for n in ast.walk(cls) if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Store)]
+    return len({n.attr for n in stored if isinstance(n.value, ast.Name) and n.value.id == 'self'})
+
+
+def statements(trees):
+    "Return the number of AST nodes of each simple statement."
+    return [sum(1 for _ in ast.walk(n)) for t in trees.values() for n in ast.walk(t) if isinstance(n, ast.stmt) and not hasattr(n, 'body')]
+
+
+def is_probe(node): return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ('getattr', 'hasattr')
+
+
+def measures(texts):
+    "Return the figures named in `AIMS` for a tree, given as module → text."
+    trees = {m: ast.parse(t) for m, t in texts.items()}
+    nodes = [n for t in trees.values() for n in ast.walk(t)]
+    classes = [n for n in nodes if isinstance(n, ast.ClassDef)]
+    sizes = statements(trees)
+    known, cycles = depths({m: {i for i in imported(t, m) if i in trees and i != m} for m, t in trees.items()})
+    lines = [line for t in texts.values() for line in t.splitlines() if line.strip() and not line.strip().startswith('#')]
+    def per_1000(found): return round(1000*sum(found)/len(sizes), 1)
+    return {
+        'modules': len(trees), 'longest import path': max(known.values()), 'import cycles': len(cycles), 'AST nodes': len(nodes),
+        'AST nodes per simple statement': round(sum(sizes)/len(sizes), 1),
+        'statements of over 40 nodes, per 1,000': per_1000(n > 40 for n in sizes),
+        'walrus and conditional expressions, per 1,000': per_1000(isinstance(n, (ast.NamedExpr, ast.IfExp)) for n in nodes),
+        'getattr/hasattr, per 1,000': per_1000(map(is_probe, nodes)),
+        'base classes, at most': max(len(c.bases) for c in classes),
+        'attributes set on self, at most': max(map(attributes_set, classes)),
+        'private attributes of other modules': len(private_reach(trees)),
+        'widest line': max(map(len, lines)),
+    }
+
+
+def size_table(texts):
+    "Return one line per module: lines of code, AST nodes per simple statement, and its longest function."
+    rows = [f'{"module":<28} {"lines":>6} {"nodes":>6} {"longest":>8}']
+    for module, text in texts.items():
+        tree = ast.parse(text)
+        lines = [line for line in text.splitlines() if line.strip() and not line.strip().startswith('#')]
+        sizes = statements({module: tree}) or [0]
+        longest = max(map(body_lines, functions(tree)), default=0)
+        rows.append(f'{module.removeprefix("tsmeta."):<28} {len(lines):>6} {sum(sizes)/len(sizes):>6.1f} {longest:>8}')
+    return '\n'.join(rows)
+
+
+def aim_table(found):
+    "Return one line per measure: this tree's figure, the aim, and a mark where it is missed."
+    rows = [f'{"measure":<48} {"tree":>8} {"aim":>8}']
+    return '\n'.join(rows + [f'{name:<48} {found[name]:>8} {aim:>8}{"  <-" if found[name] > aim else ""}' for name, aim in AIMS.items()])
 
 
 def main():
-    print(size_table(rooms()), end='\n\n', flush=True)
+    texts = sources()
+    print(size_table(texts), aim_table(measures(texts)), sep='\n\n', end='\n\n', flush=True)
     sys.exit(subprocess.run([sys.executable, '-m', 'pytest', '-q', 'tests/test_house.py'], cwd=ROOT).returncode)
 
 

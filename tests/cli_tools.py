@@ -1,7 +1,7 @@
 "Runs commands of the command line in the process of the test"
 from typer.testing import CliRunner
 
-from tsmeta.cli import app
+from tsmeta.cli.main import app
 
 
 def call(*args, code=0):

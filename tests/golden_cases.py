@@ -21,24 +21,24 @@ from tsmeta.all import TSMetaDataset
 from tsmeta.all import WalkForwardSplitter
 from tsmeta.all import even_splits
 from tsmeta.all import split_for_process
-from tsmeta.bucket import BucketPlan
-from tsmeta.bucket import RunPlan
-from tsmeta.draw import keyed_number
-from tsmeta.draw import keyed_numbers
-from tsmeta.feed import Sampler
-from tsmeta.mix import MixPlan
-from tsmeta.order import order_plan
-from tsmeta.plan import Plan
-from tsmeta.plan import hash64
-from tsmeta.plan import mix64
-from tsmeta.plan import perm_keys
-from tsmeta.plan import permute
-from tsmeta.ranks import Deal
-from tsmeta.rng import keyed
-from tsmeta.sampling import make_plan
-from tsmeta.sampling import uniform
-from tsmeta.task import keyed_rng
-from tsmeta.task import seed_globals
+from tsmeta.batches.mix import BucketPlan
+from tsmeta.batches.mix import RunPlan
+from tsmeta.batches.permutation import keyed_number
+from tsmeta.batches.permutation import keyed_numbers
+from tsmeta.load.feed import Sampler
+from tsmeta.batches.mix import MixPlan
+from tsmeta.batches.plan import order_plan
+from tsmeta.batches.plan import Plan
+from tsmeta.batches.permutation import hash64
+from tsmeta.batches.permutation import mix64
+from tsmeta.batches.permutation import perm_keys
+from tsmeta.batches.permutation import permute
+from tsmeta.load.distributed import Deal
+from tsmeta.load.reading import keyed
+from tsmeta.batches.plan import make_plan
+from tsmeta.batches.permutation import uniform
+from tsmeta.load.workers import keyed_rng
+from tsmeta.load.workers import seed_globals
 
 GOLDEN = Path(__file__).parent / 'golden'
 SIZES = 5, 5_000, 70_000

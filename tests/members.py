@@ -3,7 +3,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from tsmeta.source import WindowSource
+from tsmeta.sources.recordings import WindowSource
 
 VARS, LEN = 2, 5
 KINDS = ['float32', 'float64', 'float16', 'int16', 'int32', 'int64', 'uint8', 'bool', '>f4', '>i2']

@@ -10,9 +10,9 @@ import torch
 from fastai.callback.core import Callback
 from fastai.metrics import accuracy
 from resume_tools import digest, learner
-from tsmeta.metrics import DatasetMetrics
-from tsmeta.mixture import MixtureScheduler, TrackDatasets
-from tsmeta.resume import SaveResume
+from tsmeta.train.metrics import DatasetMetrics
+from tsmeta.train.mixture import MixtureScheduler, TrackDatasets
+from tsmeta.train.resume import SaveResume
 
 
 class Kill(Callback):

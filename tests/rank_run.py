@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 import fastai.distributed
-import tsmeta.loaders, tsmeta.state
-import tsmeta.learner
+import tsmeta.load.loader
+import tsmeta.train.predict
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 from fastai.metrics import F1Score, accuracy
 from fasttransform import ItemTransform
-from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader
-from tsmeta.meta import TSMetaDataset
-from tsmeta.split import split_for_process
+from tsmeta.data.datasets import TSMetaDatasets
+from tsmeta.load.loader import TSMetaDataLoader
+from tsmeta.data.dataset import TSMetaDataset
+from tsmeta.splits.splits import split_for_process
 
 BS, TRAIN = 64, 700
 

@@ -10,8 +10,8 @@ from fastai.learner import Learner
 from fastai.metrics import RocAucBinary, accuracy
 from fastai.vision.augment import RandTransform
 from torch import nn
-from tsmeta.meta import TSMetaDataset
-from tsmeta.resume import SaveResume
+from tsmeta.data.dataset import TSMetaDataset
+from tsmeta.train.resume import SaveResume
 
 
 class Noise(RandTransform):

@@ -10,10 +10,10 @@ import torch
 import rank_run
 from fastai.callback.core import Callback
 from fastai.metrics import accuracy
-from tsmeta.datasets import TSMetaDatasets
-from tsmeta.loaders import TSMetaDataLoaders
-from tsmeta.metrics import DatasetMetrics
-from tsmeta.streams import TSStreamLoader
+from tsmeta.data.datasets import TSMetaDatasets
+from tsmeta.load.loader import TSMetaDataLoaders
+from tsmeta.train.metrics import DatasetMetrics
+from tsmeta.load.stream_loader import TSStreamLoader
 
 BS, TRAIN, SIZES = rank_run.BS, rank_run.TRAIN, (641, 675)
 

@@ -15,11 +15,11 @@ from fastai.learner import Learner
 from fastai.metrics import F1Score, accuracy
 from torch import nn
 
-from tsmeta.datasets import TSMetaDatasets
-from tsmeta.meta import TSMetaDataset
-from tsmeta.metrics import DatasetMetrics
-from tsmeta.mixture import MixtureScheduler, TrackDatasets
-import tsmeta.history
+from tsmeta.data.datasets import TSMetaDatasets
+from tsmeta.data.dataset import TSMetaDataset
+from tsmeta.train.metrics import DatasetMetrics
+from tsmeta.train.mixture import MixtureScheduler, TrackDatasets
+import tsmeta.train.plots
 
 
 def learner(path='.', bs=16, y=None, c=2, **kwargs):

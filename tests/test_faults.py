@@ -13,10 +13,10 @@ from fastai.learner import Learner, load_learner
 from tsai.data.core import TSClassification, TSDataLoader, TSDatasets
 from tsai.data.transforms import TSMagAddNoise
 from tsai.data.validation import TimeSplitter
-from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader
-from tsmeta.loaders import TSMetaDataLoaders
-from tsmeta.meta import TSMetaDataset
+from tsmeta.data.datasets import TSMetaDatasets
+from tsmeta.load.loader import TSMetaDataLoader
+from tsmeta.load.loader import TSMetaDataLoaders
+from tsmeta.data.dataset import TSMetaDataset
 
 SIZES = 40, 25, 35
 

@@ -16,8 +16,8 @@ import pytest
 from tsmeta.all import SplitFile
 from tsmeta.all import TSMetaDataset
 from tsmeta.all import load_safe
-from tsmeta.labels import LabelDataset
-from tsmeta.nested import TSMetaView
+from tsmeta.store.labels import LabelDataset
+from tsmeta.data.views import TSMetaView
 
 HERE = Path(__file__).parent
 WRITTEN = HERE / 'golden' / 'v0.1'

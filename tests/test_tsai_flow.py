@@ -14,10 +14,10 @@ from tsai.data.core import TSClassification, TSDataLoader, TSDataLoaders, TSData
 from tsai.data.preprocessing import TSStandardize
 from tsai.data.validation import TimeSplitter
 from tsai.learner import ts_learner
-from tsmeta.datasets import TSMetaDatasets
-from tsmeta.load import TSMetaDataLoader
-from tsmeta.loaders import TSMetaDataLoaders
-from tsmeta.meta import TSMetaDataset
+from tsmeta.data.datasets import TSMetaDatasets
+from tsmeta.load.loader import TSMetaDataLoader
+from tsmeta.load.loader import TSMetaDataLoaders
+from tsmeta.data.dataset import TSMetaDataset
 
 
 def make(seed=0, sizes=(70, 45, 85), pairs=False):
