@@ -11,7 +11,7 @@ stage 'notebooks, modules and README in step'
 python scripts/sync.py --check
 
 stage 'notebooks'
-nbdev-test --n-workers 2
+python scripts/notebooks.py
 
 stage 'pytest'
 exec python -m pytest -n 2 --dist loadfile

@@ -12,9 +12,12 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst',
            'worst_rows', 'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset',
            'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
-           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times']
+           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times',
+           'TSMetaView', 'LabelDataset', 'register_base', 'register_loader', 'sequence_index', 'store_label_mmap',
+           'WATCH_VARS', 'watch_windows', 'write_watch', 'bundled', 'read_archive', 'Sampler']
 
 # %% ../nbs/all.ipynb #5ef5ef05
+from .load.feed import Sampler
 from .sources.adapt import ItemSource, to_source
 from .sources.align import Missing, Ragged
 from .sources.base import ArraySource, FileSource
@@ -43,17 +46,23 @@ from .train.mixture import MixtureScheduler, TrackDatasets
 from .train.plots import plot_confusion, plot_confusions, plot_scores, plot_worst, worst_rows
 from .train.predict import join_steps, join_windows, score_by
 from .train.resume import SaveResume
-import tsmeta.sources.files
-import tsmeta.store.labels
+from .sources.files import bundled, read_archive
+from .store.labels import LabelDataset, register_base, register_loader, sequence_index, store_label_mmap
 import tsmeta.store.pack
-import tsmeta.data.open
-import tsmeta.data.views
+from .data.open import WATCH_VARS, watch_windows, write_watch
+from .data.views import TSMetaView
 
 # %% ../nbs/all.ipynb #7eb93454
-_all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits', 'split_for_process',
-         'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter', 'check_leakage', 'show_splits', 'Mix', 'TensorSeries',
-         'TSMetaDataset', 'TSMetaDatasets', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'DatasetMetrics', 'MixtureScheduler', 'TrackDatasets',
-         'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
-         'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
-         'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels',
-         'Ragged', 'Missing', 'Vars', 'Times']
+_all_ = [
+    'ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source', 'ReadInstruction', 'even_splits',
+    'split_for_process', 'EachSplitter', 'HoldoutSplitter', 'SklearnSplitter', 'WalkForwardSplitter',
+    'check_leakage', 'show_splits', 'Mix', 'TensorSeries', 'TSMetaDataset', 'TSMetaDatasets',
+    'TSMetaDataLoader', 'TSMetaDataLoaders', 'WorkerDied', 'Stream', 'DatasetMetrics', 'MixtureScheduler',
+    'TrackDatasets', 'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions',
+    'plot_scores', 'plot_worst', 'worst_rows', 'Store', 'SplitFile', 'write_splits', 'TSStreamLoader',
+    'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
+    'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset',
+    'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times', 'TSMetaView', 'LabelDataset', 'register_base',
+    'register_loader', 'sequence_index', 'store_label_mmap', 'WATCH_VARS', 'watch_windows', 'write_watch',
+    'bundled', 'read_archive', 'Sampler',
+]

@@ -56,10 +56,10 @@ def sets(draw):
 @settings(max_examples=120, deadline=None)
 @given(sets(), st.booleans())
 def test_moments_and_quartiles_are_those_of_numpy(meta, by_numpy):
-    import tsmeta.data.transforms as room
-    room._add, kept = (_add_numpy if by_numpy else _add), room._add
+    import tsmeta.data.transforms as transforms
+    transforms._add, kept = (_add_numpy if by_numpy else _add), transforms._add
     try: found, q = moments(meta), quartiles(meta)
-    finally: room._add = kept
+    finally: transforms._add = kept
     for d in range(len(meta.names)):
         for v, a in enumerate(values_of(meta, d)):
             ok = a[~np.isnan(a)]

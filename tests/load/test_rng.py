@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from tsmeta import task
+from tsmeta.load import workers as task
 from tsmeta.load.reading import keyed
 
 CALLS = dict(random=random.random, gauss=lambda: random.gauss(0, 1), bits=lambda: random.getrandbits(70), choice=lambda: random.choice('abcdef'),

@@ -9,7 +9,8 @@ from fastai.learner import Learner, load_learner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
-from tsmeta import gather as gather_room, rates
+from tsmeta.batches import gather as gather_module
+from tsmeta.sources import align
 from tsmeta.sources.align import FILL, NANS, REAL, ZERO, Framed, RaggedSource
 from tsmeta.batches.gather import Gather, check_gather
 from tsmeta.sources.align import Ragged
@@ -111,7 +112,7 @@ def test_the_general_path_gives_the_same(monkeypatch):
                           + [Framed(ArraySource(x), [2, FILL, ZERO, NANS - 1], 6, side, nan=8) for side in ('right', 'left', 'center')])
     ids = rng.permutation(27)
     quick = make()(ids)[0]
-    monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    monkeypatch.setattr(gather_module, 'HAS_NUMBA', False)
     assert np.array_equal(quick, make()(ids)[0], equal_nan=True)
 
 
@@ -369,7 +370,7 @@ def test_batches_of_one_length(how, monkeypatch):
             seen += dl.ids.tolist()
         assert sorted(seen) == list(range(len(meta)))
     ids = np.array([0, 31, 83])
-    monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    monkeypatch.setattr(gather_module, 'HAS_NUMBA', False)
     assert np.array_equal(pickle.loads(pickle.dumps(meta))[ids][0], meta[ids][0]) and meta[ids][0].shape == (3, 3, 9)
     with pytest.raises(ValueError, match="done at the end: side='right'"): Ragged(how, side='left')
 
@@ -426,7 +427,7 @@ def test_random_crops_by_the_general_path_and_at_inference(tmp_path, monkeypatch
     meta = TSMetaDataset(rows, ragged=Ragged('fit', 12, side='random', value=-1, mask=True))
     ids = np.random.default_rng(0).permutation(len(meta))
     quick = meta.gather(ids, 9)[0]
-    monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    monkeypatch.setattr(gather_module, 'HAS_NUMBA', False)
     assert np.array_equal(quick, meta.gather(ids, 9)[0])
     monkeypatch.undo()
     assert np.array_equal(pickle.loads(pickle.dumps(meta)).gather(ids, 9)[0], quick)
@@ -478,12 +479,12 @@ def test_recordings_are_resampled_once_while_they_are_kept(tmp_path, monkeypatch
         np.save(tmp_path/f'{d}.npy', r)
     given = recs if where == 'memory' else [str(tmp_path/f'{d}.npy') for d in range(6)]
     meta = TSMetaDataset.from_recordings(given, window=10, info=dict(rate=[20.]*6), resample=10., **policies)
-    ids, slow = rng.permutation(len(meta)), rates.resampled
+    ids, slow = rng.permutation(len(meta)), align.resampled
     want = np.concatenate([s.read(np.arange(len(s))) if s.open()[0] is None else s.open()[0] for s in meta.datasets])[ids]
     def counted(x, up, down):
         calls.append(1)
         return slow(x, up, down)
-    monkeypatch.setattr(rates, 'resampled', counted)
+    monkeypatch.setattr(align, 'resampled', counted)
     gather = Gather(meta.gather.sources, meta.gather.targets)
     def check(gather): assert np.array_equal(np.concatenate([gather(p)[0] for p in np.array_split(ids, 9)]), want, equal_nan=True)
     check(gather), check(gather)

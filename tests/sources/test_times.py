@@ -9,7 +9,7 @@ import pytest
 import torch
 from fastai.learner import Learner, load_learner
 from hypothesis import given, settings, strategies as st
-from tsmeta import gather as gather_room
+from tsmeta.batches import gather as gather_module
 from tsmeta.all import TSMetaDataset, check_leakage
 from tsmeta.batches.gather import Gather, check_gather
 from tsmeta.sources.files import StoredWindows
@@ -91,7 +91,7 @@ def test_windows_with_gaps_are_those_found_by_trying(tmp_path_factory, seed, win
 @pytest.mark.parametrize('policies', [{}, dict(missing=-1.), dict(sel_vars=[1]), dict(sel_vars=[1, 0], missing=-1.), dict(missing='mask'), dict(per_variable=True)], ids=str)
 def test_windows_with_gaps_in_memory_and_in_files(tmp_path, monkeypatch, numba, where, policies):
     "The compiled loop and the general path give the rows found by trying, whatever else is done to them"
-    if not numba: monkeypatch.setattr(gather_room, 'HAS_NUMBA', False)
+    if not numba: monkeypatch.setattr(gather_module, 'HAS_NUMBA', False)
     for seed, (stride, horizon) in enumerate([(1, 0), (3, 0), (9, 0), (2, 3)]):
         if horizon and 'mask' in policies.values(): continue
         recs, times = made(seed, 6)
@@ -124,7 +124,7 @@ def test_windows_with_gaps_in_memory_and_in_files(tmp_path, monkeypatch, numba, 
         check_gather(pickle.loads(pickle.dumps(gather)), np.arange(len(want))[::-1].copy())
 
 
-@pytest.mark.skipif(not gather_room.HAS_NUMBA, reason='needs numba')
+@pytest.mark.skipif(not gather_module.HAS_NUMBA, reason='needs numba')
 @pytest.mark.parametrize('where', ['memory', 'files'])
 @pytest.mark.parametrize('policies', [{}, dict(missing=0.), dict(sel_vars=[1, 0])], ids=str)
 @pytest.mark.parametrize('horizon', [0, 2])
