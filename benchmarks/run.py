@@ -1,11 +1,11 @@
-"Run the benchmarks and write benchmarks/results: `python benchmarks/run.py [loaders] [parts] [training] [faults] [split] [store] [stream] [order] [differ]`"
+"Run the benchmarks and write benchmarks/results: `python benchmarks/run.py [loaders] [parts] [training] [faults] [split] [store] [stream] [workers] [order] [differ]`"
 import subprocess, sys, time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-ALL = 'loaders', 'parts', 'training', 'faults', 'split', 'store', 'stream', 'order', 'differ'
+ALL = 'loaders', 'parts', 'training', 'faults', 'split', 'store', 'stream', 'workers', 'order', 'differ'
 TITLES = dict(split='Splitting ten million rows in ten thousand datasets', store='Packing, opening and reading a store', stream='Background streams beside torch',
-              order='Order, mixing and resuming')
+              workers='Workers of loaders beside torch', order='Order, mixing and resuming')
 
 
 def keep(name, text):

@@ -8,7 +8,7 @@ from tsmeta.load.feed import ItemFeed, PlanFeed, RowFeed, Sampler, check_feed
 from tsmeta.splits.index import Index, View
 from tsmeta.batches.mix import MixPlan
 from tsmeta.batches.plan import Plan
-from tsmeta.load.stream import Stream, check_resume
+from tsmeta.load.stream import Stream, check_stream_resume
 from stream_tools import *
 
 def rows_of(stream, name='sample_uid'): return [int(u) for b in stream for u in np.atleast_1d(b[name])]
@@ -173,12 +173,12 @@ def test_a_broken_epoch_leaves_nothing(name):
 @pytest.mark.parametrize('name', CHAINS)
 def test_resume_at_every_step(name):
     def make(): return CHAINS[name](Stream.of(dict(x=np.arange(11.)), seed=2))
-    check_resume(make, epoch=0)
-    check_resume(make)
+    check_stream_resume(make, epoch=0)
+    check_stream_resume(make)
 
 def test_check_resume_finds_what_is_wrong():
     calls = []
-    with pytest.raises(ValueError, match='does not deliver the rest'): check_resume(lambda: Stream.of(range(5), seed=0).map(lambda i: (calls.append(i), len(calls))[1]))
+    with pytest.raises(ValueError, match='does not deliver the rest'): check_stream_resume(lambda: Stream.of(range(5), seed=0).map(lambda i: (calls.append(i), len(calls))[1]))
 
 def test_resume_of_a_metadataset_and_after_the_last_batch():
     s = meta_stream().map(add_noise)

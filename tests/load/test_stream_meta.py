@@ -16,7 +16,7 @@ from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.load.loader import TSMetaDataLoaders
 from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.batches.mix import Mix
-from tsmeta.load.stream import Stream, check_resume
+from tsmeta.load.stream import Stream, check_stream_resume
 from tsmeta.load.stream_loader import TSStreamLoader
 
 WORKERS = [(0, 'thread'), (2, 'thread'), (2, 'process')]
@@ -175,7 +175,7 @@ def test_streams_of_several_processes_take_slices_of_the_same_batches(mds, how, 
         stream = make()
         assert len(stream) == len(loader)
         for _ in range(2): assert uids(stream) == [loader.ids.tolist() for _ in loader]
-        check_resume(make)
+        check_stream_resume(make)
 
 
 def test_streams_of_several_processes_need_a_seed(mds):

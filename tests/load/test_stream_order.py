@@ -13,7 +13,7 @@ from tsmeta.data.datasets import TSMetaDatasets
 from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.batches.mix import Mix
-from tsmeta.load.stream import Stream, check_resume
+from tsmeta.load.stream import Stream, check_stream_resume
 from tsmeta.load.stream_loader import LoaderFeed, TSStreamLoader
 
 LENS = [9, 30, 1, 21, 14]
@@ -83,8 +83,8 @@ def test_slices_and_resume_of_any_order(kind, seed, drop, per, world, epoch):
 @pytest.mark.parametrize('kind', ['weights', 'stratified', 'per dataset', 'by site, in order', 'mix, stratified', 'block', 'some'])
 @pytest.mark.parametrize('place', [{}, dict(rank=1, world_size=2)])
 def test_resume_with_work_and_cuts(mds, kind, place):
-    check_resume(lambda: mds.train.stream(bs=8, seed=2, **KINDS[kind], **place).map(noisy, fan_out=1))
-    check_resume(lambda: mds.train.stream(bs=8, seed=2, **KINDS[kind], **place).map(noisy).rebatch(5).max_samples(23))
+    check_stream_resume(lambda: mds.train.stream(bs=8, seed=2, **KINDS[kind], **place).map(noisy, fan_out=1))
+    check_stream_resume(lambda: mds.train.stream(bs=8, seed=2, **KINDS[kind], **place).map(noisy).rebatch(5).max_samples(23))
 
 
 def test_a_state_knows_rows_and_order(mds):

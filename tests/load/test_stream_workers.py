@@ -2,9 +2,9 @@
 import gc, json, logging, multiprocessing, os, pathlib, random, signal, subprocess, sys, textwrap, threading, time, weakref
 from collections import Counter
 import numpy as np, pytest
-from concurrent.futures import wait
-from tsmeta.load.workers import ProcessPool, Slots, WorkerDied
-from tsmeta.load.workers import MapOptions, Task
+from queue import SimpleQueue
+from tsmeta.load.workers import Job, ProcessPool, Slots, WorkerDied
+from tsmeta.load.workers import worker_context
 from tsmeta.load.stream import Stream
 from stream_tools import *
 
@@ -160,19 +160,19 @@ def test_a_dead_worker_is_an_error_and_soon(fn, method):
         got, it = [], iter(s)
         got.append(next(it))
         t = time.monotonic()
-        with pytest.raises(WorkerDied, match='a worker process of .map.*ended.*5'):
+        with pytest.raises(WorkerDied, match=rf'Worker [01] \(process \d+\) of \.map\({fn.__name__}\) (was killed by signal|ended with code 7) ?.*before it had made item 5 of epoch 0'):
             for i in it: got.append(i)
         assert time.monotonic() - t < 2 and got == list(range(len(got))) and len(got) <= 5
 
 def test_a_death_noticed_while_reading_ahead_is_a_death_for_those_who_wait():
-    options = MapOptions(num_workers=1)
-    pool = ProcessPool(Task(exit_at_5), options)
+    pool, done = ProcessPool(exit_at_5, 1, worker_context(), look_ahead=2), SimpleQueue()
     pool.start()
     try:
-        waiting = pool.submit(0, (0, 0, 0), 5)
-        wait([waiting])
-        with pytest.raises(WorkerDied): pool.submit(1, (0, 0, 1), 6)
-        with pytest.raises(WorkerDied, match='exit_at_5.*ended'): pool.result(waiting)
+        pool.submit(Job('first', done.put), 5)
+        error = done.get(timeout=5).error
+        assert isinstance(error, WorkerDied) and str(error).endswith('ended with code 7 before it had made first')
+        with pytest.raises(WorkerDied): pool.submit(Job('second', done.put), 6)
+        assert not pool.usable and done.empty()
     finally: pool.close()
 
 def test_a_worker_killed_from_outside_and_the_epoch_after():

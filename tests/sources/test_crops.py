@@ -10,7 +10,7 @@ from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.splits.splitters import EachSplitter
 from tsmeta.load.loader import check_resume as check_loader
-from tsmeta.load.stream import check_resume as check_stream
+from tsmeta.load.stream import check_stream_resume as check_stream
 
 STEPS = 6
 

@@ -6,8 +6,8 @@ Docs: https://tsmeta.github.io/tsmeta/load/feed.html.md"""
 
 # %% auto #0
 __all__ = ['UID', 'is_column', 'is_example', 'n_rows', 'take_rows', 'one_row', 'named', 'join_rows', 'copied', 'Sampler',
-           'RowFeed', 'find_values', 'ItemFeed', 'PlanFeed', 'rows_with', 'some_rows', 'same_items', 'check_feed',
-           'to_feed']
+           'RowFeed', 'find_values', 'ItemFeed', 'name_datasets', 'PlanFeed', 'rows_with', 'some_rows', 'same_items',
+           'check_feed', 'to_feed']
 
 # %% ../../nbs/load/feed.ipynb #0effa403
 import copy
@@ -274,6 +274,12 @@ class ItemFeed:
         return f'{n} of {type(self.items).__name__}' + (f', {self.sampler}' if self.sampler else '')
 
 # %% ../../nbs/load/feed.ipynb #fbd0e344
+def name_datasets(index, names, ids, n=3)->str:
+    "Name the datasets of rows with these global ids, at most `n` of them, for messages"
+    found = list(dict.fromkeys(index.locate(np.asarray(ids, np.int64))[0].tolist()))
+    more = f' and {len(found) - n:,} more' if len(found) > n else ''
+    return 'rows of datasets ' + ', '.join(f'{names[d]!r} ({d})' for d in found[:n]) + more
+
 class PlanFeed:
     "Read a metadataset in the order of a plan"
     refuses = {v: f'the order of a metadataset comes from its plan: say `.stream({a}=...)` instead of `.{v}(...)`' for v, a in (('shuffle', 'shuffle'), ('sampler', 'mix'))}
@@ -316,6 +322,11 @@ class PlanFeed:
         unknown = [d for d, _ in pairs if isinstance(d, str) and d not in number]
         if unknown: raise ValueError(f'asked for dataset {unknown[0]!r}, found {self.names[:5]}…: use a name or number of this metadataset')
         return self.index.ids(np.array([number.get(d, d) for d, _ in pairs], np.int64), np.array([r for _, r in pairs], np.int64)).tolist()
+    def name_rows(self, ids)->str: # what a stage was given as global ids
+        "Name the datasets of rows, for messages; nothing where these are no ids of this feed"
+        ids = np.asarray(ids)
+        if self.index is None or not len(self.names) or ids.dtype.kind not in 'iu': return ''
+        return name_datasets(self.index, self.names, ids) if len(ids) and 0 <= ids.min() <= ids.max() < len(self.index) else ''
     def describe(self): return f'{self.total:,} rows by plan {self.plan.fingerprint}'
 
 # %% ../../nbs/load/feed.ipynb #504c55e8

@@ -23,7 +23,7 @@ from ..data.dataset import TSMetaDataset
 from ..data.datasets import TSMetaDatasets
 from ..data.show import ShowRows
 from .distributed import process_rank, ranked, row_prints, Sharded
-from .reading import BadRows, is_random, keyed, Reader, ReadsAhead, Task
+from .reading import BadRows, BatchTask, is_random, keyed, Reader, ReadsAhead
 from .sampling import ClassBalance, Planned, SAMPLING
 
 # %% ../../nbs/load/loader.ipynb #943a9462
@@ -158,7 +158,7 @@ def _tasks(self:TSMetaDataLoader, order, plan, epoch, start, skip=0):
         mine = list(deal(ids[done:]))
         for i, (own, every, shared) in enumerate(mine):
             done += len(every)
-            yield Task(epoch, k, own, every, deal.world_size if shared else deal.rank, shared, 0 if i == len(mine)-1 else done)
+            yield BatchTask(epoch, k, own, every, deal.world_size if shared else deal.rank, shared, 0 if i == len(mine)-1 else done)
 
 @patch
 def _reader(self:TSMetaDataLoader, order=None):
@@ -173,7 +173,7 @@ def _reader(self:TSMetaDataLoader, order=None):
 def _made(self:TSMetaDataLoader, order, *which):
     "Tasks and their typed tensors, made here or by workers"
     read, tasks = self._reader(order), self._tasks(order, *which)
-    pin = self.fake_l.pin_memory and torch.accelerator.is_available() and not self.fake_l.num_workers
+    pin = self.fake_l.pin_memory and torch.accelerator.is_available()
     for task, (b, kept, bad) in (self._workers(read).run(tasks) if self.fake_l.num_workers else ((t, read(t)) for t in tasks)):
         if kept is not None:
             task.ids = task.all_ids = kept
@@ -267,7 +267,7 @@ def create_batches(self:TSMetaDataLoader, samps):
     for k in range(0, len(samps), self.bs):
         ids = samps[k:k+self.bs] if view is None else view.ids(samps[k:k+self.bs])
         self._ids = self.dataset._last = ids
-        yield self._reader()(Task(self._coming(), k, ids))[0]
+        yield self._reader()(BatchTask(self._coming(), k, ids))[0]
 
 # %% ../../nbs/load/loader.ipynb #e8453cae
 @patch

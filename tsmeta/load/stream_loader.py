@@ -25,7 +25,7 @@ from .feed import PlanFeed, UID
 from .loader import TSMetaDataLoader, TSMetaDataLoaders
 from .reading import is_random, keyed
 from .sampling import SAMPLING
-from .stages import chain_extent
+from .stages import chain_size_hint
 from .stream import Stream
 
 # %% ../../nbs/load/stream_loader.ipynb #31f85211
@@ -123,7 +123,7 @@ class TSStreamLoader(Sharded, TfmdDL):
         feed, self.stream = stream.feed, stream
         dataset = getattr(getattr(feed, 'fetch', None), 'ds', None) if dataset is None else dataset
         if not isinstance(dataset, TSMetaDataset): raise TypeError('Say which metadataset the ids of this stream belong to: dataset=mds.train.')
-        self._n = chain_extent(feed, stream.verbs).items
+        self._n = chain_size_hint(feed, stream.verbs).items
         if self._n is None: len(stream)
         self._ids, self._all_ids, self._shared, self._agreed, self._sized, self._crop = None, None, False, False, False, None
         self._join_ranks()
