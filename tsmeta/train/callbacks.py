@@ -39,7 +39,8 @@ def row_values(
 ): # Tensor `(rows,)`
     "Return the value of a metric for each row on its own"
     v = torch.vmap(lambda p, t: func(p[None], t[None]))(plain_tensor(pred), plain_tensor(y))
-    if v.shape != (len(pred),): raise ValueError(f'The metric gives an answer of shape {tuple(v.shape[1:])} per row instead of one number.')
+    if v.shape != (len(pred),):
+        raise ValueError(f'The metric gives an answer of shape {tuple(v.shape[1:])} per row instead of one number.')
     return v
 
 def is_row_mean(
@@ -58,7 +59,8 @@ def is_row_mean(
 
 # %% ../../nbs/train/callbacks.ipynb #24eb750e
 def _align(pred, y):
-    "Return outputs `(n, 1)` in the shape of numbers `(n,)`: losses that do not flatten would broadcast both to `(n, n)`"
+    """Return outputs `(n, 1)` in the shape of numbers `(n,)`: losses that do not flatten would broadcast both to `(n,
+    n)`"""
     other_shape = pred.shape != y.shape and pred.numel() == y.numel()
     return pred.reshape(y.shape) if other_shape and y.is_floating_point() else pred
 
@@ -98,7 +100,9 @@ class RowSums:
     def add(self, ids, pred, y):
         "Take one batch: global ids, outputs, targets; a `ValueError` if there is not one output per row"
         pred, y, n = plain_tensor(pred), plain_tensor(y), len(ids)
-        if n != len(pred): raise ValueError(f'The model gives {len(pred):,} outputs for {n:,} rows; a table by dataset needs one per row.')
+        if n != len(pred):
+            raise ValueError(
+                f'The model gives {len(pred):,} outputs for {n:,} rows; a table by dataset needs one per row.')
         if not n: return
         self._held.append((ids, pred, y))
         self._size += pred.numel()
@@ -121,7 +125,8 @@ class RowSums:
     def state_dict(self)->dict:
         "Return what was counted so far, in this process"
         self.flush()
-        return dict(rows=self.rows.copy(), sums=self.sums.copy(), squares=self.squares.copy(), binary=self.binary.copy())
+        return dict(rows=self.rows.copy(), sums=self.sums.copy(), squares=self.squares.copy(),
+            binary=self.binary.copy())
 
     def load_state_dict(self, state:dict):
         "Go on counting from a state; a `ValueError` if it is of other datasets or functions"
@@ -129,7 +134,9 @@ class RowSums:
         new = {k: np.array(state[k]) for k in self.state_dict()}
         for k, now in self.state_dict().items():
             if new[k].shape != now.shape or new[k].dtype != now.dtype:
-                raise ValueError(f'These are sums of other datasets or metrics: {k} is {new[k].dtype} {new[k].shape} instead of {now.dtype} {now.shape}.')
+                raise ValueError(
+                    f'These are sums of other datasets or metrics: {k} is {new[k].dtype} {new[k].shape} instead of '
+                    f'{now.dtype} {now.shape}.')
         self.rows, self.sums, self.squares, self.binary = new['rows'], new['sums'], new['squares'], new['binary']
 
     def totals(self): # rows `(n,)`, sums and squares `(m, n)`, number of batches with values beside 0 and 1 `(m,)`
@@ -145,7 +152,8 @@ def intervals(
     binary:bool, # Whether all values are 0 or 1
     z:float=1.96, # Width: 1.96 standard errors are 95 %
 ): # mean, lower and upper bound; NaN where they are unknown
-    "Return means of datasets with 95 % intervals: Wilson's for shares (Wilson 1927), else by the standard error of the mean"
+    """Return means of datasets with 95 % intervals: Wilson's for shares (Wilson 1927), else by the standard error of
+    the mean"""
     with np.errstate(divide='ignore', invalid='ignore'):
         mean = sums/rows
         if not binary:
@@ -180,14 +188,18 @@ class ByDataset(Callback):
         if i >= len(self.learn.dls.loaders): return None
         dl = self.learn.dls.loaders[i]
         if isinstance(dl, self.loaders): return dl
-        raise TypeError(f'{type(self).__name__} needs loaders that know the rows of each batch; this learner has a {type(dl).__name__}. '
-                        'Make them with .split(…).dataloaders(…).')
+        raise TypeError(
+            f'{type(self).__name__} needs loaders that know the rows of each batch; this learner has a '
+            f'{type(dl).__name__}. Make them with .split(…).dataloaders(…).')
 
     def delivered(self):
-        "Return ids, outputs and targets of the batch that just passed through the model, as far as this process counts it"
+        """Return ids, outputs and targets of the batch that just passed through the model, as far as this process
+        counts it"""
         pred, y, dl = self.learn.pred, self.learn.y, self.learn.dl
         if not isinstance(pred, torch.Tensor):
-            raise TypeError(f'{type(self).__name__} needs a model that answers with one tensor, this one gives a {type(pred).__name__}.')
+            raise TypeError(
+                f'{type(self).__name__} needs a model that answers with one tensor, this one gives a '
+                f'{type(pred).__name__}.')
         if dl.owns_batch: return dl.ids, pred, y
         return dl.ids[:0], pred[:0], y[:0]
 
@@ -203,7 +215,8 @@ class Scores:
 class DatasetHistory:
     "The scores of all epochs of a training; they are left out of an exported learner"
     def __init__(self, metrics=(), names=(), groups=None, lower=()):
-        self.metrics, self.names, self.groups, self.lower, self.records = list(metrics), list(names), groups or {}, set(lower), []
+        self.metrics, self.names, self.groups = list(metrics), list(names), groups or {}
+        self.lower, self.records = set(lower), []
     def __reduce__(self): return DatasetHistory, ()
 
     def labels(self, by):
@@ -211,7 +224,8 @@ class DatasetHistory:
         if by == 'dataset': return self.names
         if by in self.groups: return self.groups[by]
         known = ', '.join(['dataset', *self.groups])
-        raise ValueError(f'Nothing was scored by {by!r}, only by {known}. Give DatasetMetrics(groups={by!r}) before training.')
+        raise ValueError(
+            f'Nothing was scored by {by!r}, only by {known}. Give DatasetMetrics(groups={by!r}) before training.')
 
     def metric(self, name=None):
         "Return the number of a metric; by default the first that is not the loss"
@@ -224,14 +238,16 @@ class DatasetHistory:
         found = [(epoch, scores[by]) for epoch, p, scores in self.records if p == part]
         if found: return found
         known = ', '.join(sorted({p for _, p, _ in self.records}))
-        raise ValueError(f'Part {part!r} was not scored; there is {known}. DatasetMetrics(train=True) scores the training set too.')
+        raise ValueError(
+            f'Part {part!r} was not scored; there is {known}. DatasetMetrics(train=True) scores the training set too.')
 
     def _lines(self, epoch, part, by, scores):
         "Return a table per metric with a line per dataset or group that has rows"
         d = np.flatnonzero(scores.rows)
         names = np.asarray(self.labels(by), object)[d]
         known = dict(epoch=epoch, part=part, by=by, dataset=d if by == 'dataset' else -1, name=names)
-        values = [dict(metric=m, value=scores.value[k, d], low=scores.low[k, d], high=scores.high[k, d]) for k, m in enumerate(self.metrics)]
+        values = [dict(metric=m, value=scores.value[k, d], low=scores.low[k, d], high=scores.high[k, d]) for k,
+            m in enumerate(self.metrics)]
         return [pd.DataFrame({**known, **v, 'rows': scores.rows[d]}) for v in values]
 
     def table(self):
@@ -255,10 +271,13 @@ def history(learn):
     "Return the scores of the last training; a `ValueError` if nothing was scored"
     h = vars(learn).get('_dataset_history')
     if h is not None and h.records: return h
-    raise ValueError('No dataset was scored yet: train with a DatasetMetrics callback, for instance learn.fit(1, cbs=DatasetMetrics()).')
+    raise ValueError(
+        'No dataset was scored yet: train with a DatasetMetrics callback, for instance learn.fit(1, '
+        'cbs=DatasetMetrics()).')
 
 @patch(as_prop=True)
-def dataset_metrics(self:Learner)->pd.DataFrame: # epoch, part, by, dataset (−1 for groups), name, metric, value, low, high, rows
+def dataset_metrics(self:Learner)->pd.DataFrame:
+    # epoch, part, by, dataset (−1 for groups), name, metric, value, low, high, rows
     "Return every metric of every dataset and group after every epoch of the last training"
     return history(self).table()
 
@@ -269,7 +288,10 @@ def _label_table_of(classes, vocab, names, at):
     for name, labels in classes.items():
         if name not in at: raise ValueError(f'classes speaks of dataset {name!r}, which is not there.')
         odd = [v for v in labels if v not in code]
-        if odd: raise ValueError(f'classes gives dataset {some(names, [at[name]])} the label {odd[0]!r}, which is not in the vocabulary.')
+        if odd:
+            raise ValueError(
+                f'classes gives dataset {some(names, [at[name]])} the label {odd[0]!r}, which is not in the '
+                'vocabulary.')
         table[at[name], [code[v] for v in labels]] = True
     return table
 
@@ -301,7 +323,9 @@ class OwnLabels(Callback):
 
     def before_fit(self):
         if mixing := [type(c).__name__ for c in self.learn.cbs if type(c).__name__ in _MIXING]:
-            raise ValueError(f'{mixing[0]} mixes rows of different datasets, so that no label of their own is left. Use one of OwnLabels and {mixing[0]}.')
+            raise ValueError(
+                f'{mixing[0]} mixes rows of different datasets, so that no label of their own is left. Use one of '
+                f'OwnLabels and {mixing[0]}.')
         # fastai fires this event when it predicts, too, and a loaded learner has no training rows to learn from
         if len(self.dls.train.dataset): self.learn_from(self.dls.train.dataset)
 
@@ -311,10 +335,12 @@ class OwnLabels(Callback):
         "Remember which labels are those of which dataset"
         s = meta.schema
         if s.kind != 'class' or self.classes is None and s.labels != 'namespaced':
-            raise ValueError(f"OwnLabels needs labels='namespaced' or classes=…; this metadataset has {s}, labels={s.labels!r}.")
+            raise ValueError(
+                f"OwnLabels needs labels='namespaced' or classes=…; this metadataset has {s}, labels={s.labels!r}.")
         self.names = list(meta.names)
         self.table = torch.from_numpy(label_table(s.vocab, self.names, self.classes))
-        if len(none := np.flatnonzero(~self.table.any(1).numpy() & (meta.lens > 0))): raise ValueError(f'Dataset {some(self.names, none)} has no label of its own.')
+        if len(none := np.flatnonzero(~self.table.any(1).numpy() & (meta.lens > 0))):
+            raise ValueError(f'Dataset {some(self.names, none)} has no label of its own.')
         self._cache = None
 
     def facts(self):

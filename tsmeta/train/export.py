@@ -43,10 +43,14 @@ class Registry:
     def add(self, thing, name=None):
         "Register a class or function; what a notebook or script defines may replace another"
         name = name or thing.__name__
-        if not re.fullmatch(r'[\w.]+', name): raise ValueError(f'{name!r} is no name for {self.what}: use letters, digits, _ and dots, as in @{self.how}(name="my_name").')
+        if not re.fullmatch(r'[\w.]+', name):
+            raise ValueError(
+                f'{name!r} is no name for {self.what}: use letters, digits, _ and dots, as in '
+                f'@{self.how}(name="my_name").')
         modules = {_module(self.mine.get(name, thing)), _module(thing)}
         if len(modules) > 1 and '__main__' not in modules:
-            raise ValueError(f'There is another {self.what} called {name!r} already; register this one under another name.')
+            raise ValueError(
+                f'There is another {self.what} called {name!r} already; register this one under another name.')
         self.mine[name] = thing
         return thing
 
@@ -66,25 +70,32 @@ class Registry:
         if not isinstance(name, str): raise ValueError(f'The name of a {self.what} is a text, got {name!r}.')
         if name in self.mine: return self.mine[name]
         if name not in self.known:
-            raise ValueError(f'Unknown {self.what} {name!r}. Register it before loading, with @{self.how}; registered: {", ".join(self.mine) or "none"}.')
+            raise ValueError(
+                f'Unknown {self.what} {name!r}. Register it before loading, with @{self.how}; registered: '
+                f'{", ".join(self.mine) or "none"}.')
         try: module = importlib.import_module(self.known[name])
-        except ModuleNotFoundError as e: raise ModuleNotFoundError(f'The {self.what} {name} needs {e.name}, which is not installed.') from None
+        except ModuleNotFoundError as e:
+            raise ModuleNotFoundError(f'The {self.what} {name} needs {e.name}, which is not installed.') from None
         return self.mine[name] if name in self.mine else vars(module)[name]
 
 def _module(thing): return getattr(thing, '__module__', '')
 
 def _names(module, text): return {name: module for name in text.split()}
 
-ARCHS = Registry('architecture', {'small': 'tsmeta.cli.model', 'scaled': 'tsmeta.cli.model', 'WithDataset': 'tsmeta.train.export'}, 'register_arch')
-TRANSFORMS = Registry('transform', _names('tsmeta.data.transforms', 'StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset DatasetInput') | _names(
-    'tsai.data.preprocessing', 'TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
+ARCHS = Registry('architecture', {'small': 'tsmeta.cli.model', 'scaled': 'tsmeta.cli.model',
+    'WithDataset': 'tsmeta.train.export'}, 'register_arch')
+TRANSFORMS = Registry('transform', _names('tsmeta.data.transforms',
+    'StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset DatasetInput') | _names(
+    'tsai.data.preprocessing',
+        'TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
     'TSLog TSCyclicalPosition TSLinearPosition TSMissingness TSSelfMissingness TSPositionGaps TSRollingMean TSLogReturn TSAdd TSDropVars'), 'register_transform')
 _FASTAI_LOSSES = ('CrossEntropyLossFlat FocalLossFlat BCEWithLogitsLossFlat BCELossFlat MSELossFlat L1LossFlat LabelSmoothingCrossEntropyFlat '
                   'LabelSmoothingCrossEntropy')
 _TORCH_LOSSES = 'CrossEntropyLoss MSELoss L1Loss SmoothL1Loss HuberLoss BCEWithLogitsLoss'
 _TORCH_FUNCTIONS = 'cross_entropy mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits'
 LOSSES = Registry('loss', {
-    **_names('fastai.losses', _FASTAI_LOSSES), **_names('torch.nn', _TORCH_LOSSES), **_names('torch.nn.functional', _TORCH_FUNCTIONS)}, 'register_loss')
+    **_names('fastai.losses', _FASTAI_LOSSES), **_names('torch.nn', _TORCH_LOSSES),
+        **_names('torch.nn.functional', _TORCH_FUNCTIONS)}, 'register_loss')
 
 def _decorator(registry):
     def register(
@@ -108,7 +119,9 @@ def _tsai_arch(name):
     try:
         from tsai.learner import get_arch
         from tsai.models.utils import build_ts_model
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"{name!r} is not registered, and tsai, which might know it, lacks {e.name}: pip install 'tsmeta[tsai]'.") from None
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(
+            f"{name!r} is not registered, and tsai, which might know it, lacks {e.name}: pip install 'tsmeta[tsai]'.") from None
     try: arch = get_arch(name)
     except (ValueError, AssertionError, UnboundLocalError): return None
     def build(**kwargs):
@@ -125,9 +138,13 @@ def make_arch(
     **kwargs, # Arguments of the architecture: numbers, texts, lists, …
 )->nn.Module:
     "Build a model by name; its attribute `made_by` says how, for `export_safe`"
-    if not isinstance(name, str) or not re.fullmatch(r'[\w.]+', name): raise ValueError(f'{name!r} is no name of an architecture.')
+    if not isinstance(name, str) or not re.fullmatch(r'[\w.]+', name):
+        raise ValueError(f'{name!r} is no name of an architecture.')
     bad = sorted(_NEVER & set(kwargs))
-    if bad: raise ValueError(f'{bad[0]} is not an argument of a safe architecture: it would load or do something else than build {name}.')
+    if bad:
+        raise ValueError(
+            f'{bad[0]} is not an argument of a safe architecture: it would load or do something else than build '
+            f'{name}.')
     make = None if name in ARCHS else _tsai_arch(name)
     if make is None: make = ARCHS.get(name)
     sizes = dict(c_in=c_in, c_out=c_out, seq_len=seq_len)
@@ -139,8 +156,10 @@ def make_arch(
 
 @partial(ARCHS.add, name='WithDataset')
 def _with_dataset(c_in, c_out, seq_len, d=None, arch=None, inputs=(), width=8, kwargs=None):
-    "Build a named architecture with inputs about datasets; `inputs`: how many each of them has, and whether they are covariates"
-    facts = [SimpleNamespace(n=int(n), covariates=[] if covariates else None, names={}, mean=None) for n, covariates in inputs]
+    """Build a named architecture with inputs about datasets; `inputs`: how many each of them has, and whether they
+    are covariates"""
+    facts = [SimpleNamespace(n=int(n), covariates=[] if covariates else None, names={}, mean=None) for n,
+        covariates in inputs]
     return WithDataset(lambda n: make_arch(arch, n, c_out, seq_len, d, **(kwargs or {})), c_in, *facts, width=width)
 
 # %% ../../nbs/train/export.ipynb #9249e950
@@ -156,7 +175,9 @@ def describe_tfm(
     if name is not None: return dict(name=name, function=True)
     name = TRANSFORMS.name(type(t))
     if name is None:
-        raise ValueError(f'The transform {type(t).__name__} ({t}) has no name, so it cannot be exported safely: register its class, or the function itself, with register_transform.')
+        raise ValueError(
+            f'The transform {type(t).__name__} ({t}) has no name, so it cannot be exported safely: register its '
+            'class, or the function itself, with register_transform.')
     state = vars(t) if type(t).__getstate__ is object.__getstate__ else t.__getstate__()
     state = {k: v for k, v in state.items() if k not in _METHODS and not k.startswith('__')}
     try: return dict(name=name, state={k: pack(v, tensors, f'{key}.{k}') for k, v in state.items()})
@@ -164,15 +185,20 @@ def describe_tfm(
 
 def _required(cls, state):
     "Return the arguments of a class that have no default, from the attributes of the same names"
-    params = [p for p in inspect.signature(cls.__init__).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD]
+    params = [p for p in inspect.signature(cls.__init__).parameters.values() if p.default is p.empty
+        and p.kind is p.POSITIONAL_OR_KEYWORD]
     names = [p.name for p in params[1:]]
     for name in names:
-        if name not in state: raise ValueError(f'The transform {cls.__name__} cannot be built without {name!r}, which it does not keep as an attribute. Give the argument a default, or keep it.')
+        if name not in state:
+            raise ValueError(
+                f'The transform {cls.__name__} cannot be built without {name!r}, which it does not keep as an '
+                'attribute. Give the argument a default, or keep it.')
     return {name: state[name] for name in names}
 
 def _named(registry, spec):
     "Return the class or function of a description, and whether it stands for itself"
-    if not isinstance(spec, dict) or 'name' not in spec: raise ValueError(f'This description of a {registry.what} is damaged: {str(spec)[:80]}')
+    if not isinstance(spec, dict) or 'name' not in spec:
+        raise ValueError(f'This description of a {registry.what} is damaged: {str(spec)[:80]}')
     return registry.get(spec['name']), bool(spec.get('function'))
 
 def build_tfm(
@@ -185,7 +211,8 @@ def build_tfm(
     state = unpack({'dict': spec.get('state')}, tensors)
     t = cls(**_required(cls, state))
     for k, v in state.items():
-        if k.startswith('__') or callable(getattr(t, k, None)): raise ValueError(f'The state of {spec["name"]} would replace its method {k!r}.')
+        if k.startswith('__') or callable(getattr(t, k, None)):
+            raise ValueError(f'The state of {spec["name"]} would replace its method {k!r}.')
         setattr(t, k, v)
     return t
 
@@ -204,7 +231,9 @@ def describe_loss(loss, tensors:dict)->dict:
     if name is not None: return dict(name=name, function=True)
     name = f'{type(loss.func).__name__}Flat' if type(loss) is BaseLoss else LOSSES.name(type(loss))
     if name is None or name not in LOSSES:
-        raise ValueError(f'The loss {getattr(loss, "__name__", type(loss).__name__)} has no name, so it cannot be exported safely: register it with register_loss.')
+        raise ValueError(
+            f'The loss {getattr(loss, "__name__", type(loss).__name__)} has no name, so it cannot be exported safely: '
+            'register it with register_loss.')
     usual, args = _loss_args(LOSSES.get(name)()), {}
     for k, v in _loss_args(loss).items():
         if isinstance(v, torch.Tensor) or k not in usual or v != usual[k]: args[k] = pack(v, tensors, f'loss.{k}')
@@ -239,15 +268,18 @@ def _shapes(model): return {k: (tuple(v.shape), v.dtype) for k, v in model.state
 def _check_weights(wanted, weights):
     "Raise a `ValueError` that names the weights which do not fit names, shapes and types"
     found = {k: (tuple(v.shape), v.dtype) for k, v in weights.items()}
-    wrong = [f'{k} is missing' for k in wanted if k not in found] + [f'{k} is too many' for k in found if k not in wanted]
+    wrong = [f'{k} is missing' for k in wanted if k not in found] + [f'{k} is too many'
+        for k in found if k not in wanted]
     for k in wanted.keys() & found.keys():
         if found[k][0] != wanted[k][0]: wrong.append(f'{k} has shape {found[k][0]} instead of {wanted[k][0]}')
-        elif found[k][1] != wanted[k][1]: wrong.append(f'{k} is of {found[k][1]}, this architecture has {wanted[k][1]} there')
+        elif found[k][1] != wanted[k][1]:
+            wrong.append(f'{k} is of {found[k][1]}, this architecture has {wanted[k][1]} there')
     more = f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''
     if wrong: raise ValueError(f'These weights are not those of this architecture: {"; ".join(wrong[:4])}{more}.')
 
 def _check_on_meta(spec, weights):
-    "Compare weights with an architecture that is built without memory; architectures that cannot be are compared when they stand"
+    """Compare weights with an architecture that is built without memory; architectures that cannot be are compared
+    when they stand"""
     try:
         with torch.device('meta'): wanted = _shapes(_build(spec))
     except Exception: return # such as code that reads values of tensors; a wrong description fails again below
@@ -257,7 +289,8 @@ def _rebuild(spec, weights):
     "Build the model of a description with these weights; a `ValueError` if they do not fit"
     check_fields(spec, _ARCH, 'The description of the architecture')
     for k in ('c_in', 'c_out', 'seq_len'):
-        if not 0 <= spec[k] < 2**31: raise ValueError(f'The description of the architecture is damaged: {k} is {spec[k]}.')
+        if not 0 <= spec[k] < 2**31:
+            raise ValueError(f'The description of the architecture is damaged: {k} is {spec[k]}.')
     _check_on_meta(spec, weights)
     model = _build(spec)
     _check_weights(_shapes(model), weights)
@@ -284,7 +317,9 @@ def _check_same(learn, spec, weights):
     if isinstance(learn.model, WithDataset): x = learn.model.example(x)
     a, b = _output(learn.model, x), _output(new.to(device), x)
     if a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()):
-        raise ValueError(f'A {spec["name"]} built as described answers otherwise than this model, with the same weights. Give its arguments: export_safe(folder, arch=…, kwargs=…).')
+        raise ValueError(
+            f'A {spec["name"]} built as described answers otherwise than this model, with the same weights. Give its '
+            'arguments: export_safe(folder, arch=…, kwargs=…).')
 
 # %% ../../nbs/train/export.ipynb #bbe7a2a6
 def _few_ranges(ids, most=64):
@@ -335,7 +370,8 @@ WEIGHTS, FACTS, FORMAT = 'weights.safetensors', 'tsmeta.json', 'tsmeta learner'
 
 def _safetensors():
     try: import safetensors.torch
-    except ModuleNotFoundError: raise ModuleNotFoundError("Safe exports need safetensors: pip install 'tsmeta[safe]'.") from None
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("Safe exports need safetensors: pip install 'tsmeta[safe]'.") from None
     return safetensors.torch
 
 def _digest(facts):
@@ -368,7 +404,10 @@ def _write_folder(folder, files, replace):
 
 def _as_json(spec):
     "Return a description of an architecture as JSON holds it"
-    def refuse(o): raise TypeError(f'The arguments of {spec["name"]} must be numbers, texts and lists to be written as JSON, got a {type(o).__name__}.')
+    def refuse(o):
+        raise TypeError(
+            f'The arguments of {spec["name"]} must be numbers, texts and lists to be written as JSON, got a '
+            f'{type(o).__name__}.')
     return {**spec, 'kwargs': json.loads(json.dumps(spec['kwargs'], default=refuse))}
 
 @patch
@@ -378,15 +417,19 @@ def export_safe(self:Learner,
     kwargs:dict=None, # Arguments it was built with, besides variables, outputs and steps
     replace:bool=False, # Overwrite an older safe export
 )->Path: # The folder
-    "Write this learner as weights and JSON, for `load_safe`; that it predicts the same then is checked before anything is written"
-    if not isinstance(self.dls.valid, TSMetaDataLoader): raise TypeError(f'A safe export needs the loaders of tsmeta, got a {type(self.dls.valid).__name__}.')
+    """Write this learner as weights and JSON, for `load_safe`; that it predicts the same then is checked before
+    anything is written"""
+    if not isinstance(self.dls.valid, TSMetaDataLoader):
+        raise TypeError(f'A safe export needs the loaders of tsmeta, got a {type(self.dls.valid).__name__}.')
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}
     spec, tensors = _as_json(_arch(self, arch, kwargs)), {}
     _check_same(self, spec, weights)
     tfms, left = _tfms(self, tensors)
     facts = dict(
-        format=FORMAT, version=1, arch=spec, schema=_schema(self.dls.train.dataset.schema), loss=describe_loss(self.loss_func, tensors), transforms=tfms,
-        training_transforms_left_out=left, seed=self.dls.train.given_seed, split=_split(self.dls), bs=self.dls.valid.bs, versions=_versions())
+        format=FORMAT, version=1, arch=spec, schema=_schema(self.dls.train.dataset.schema),
+            loss=describe_loss(self.loss_func, tensors), transforms=tfms,
+        training_transforms_left_out=left, seed=self.dls.train.given_seed, split=_split(self.dls),
+            bs=self.dls.valid.bs, versions=_versions())
     own = [c for c in self.cbs if isinstance(c, OwnLabels) and c.table is not None]
     if own: facts['own_labels'] = own[0].facts()
     named = {**{f'model.{k}': v for k, v in weights.items()}, **{f'tensor.{k}': v for k, v in tensors.items()}}
@@ -397,7 +440,8 @@ def export_safe(self:Learner,
 
 # %% ../../nbs/train/export.ipynb #5f1563c8
 _FIELDS = dict(
-    format=str, version=int, arch=dict, schema=dict, loss=dict, transforms=dict, training_transforms_left_out=list, seed=(int, type(None)), split=dict, bs=int,
+    format=str, version=int, arch=dict, schema=dict, loss=dict, transforms=dict, training_transforms_left_out=list,
+        seed=(int, type(None)), split=dict, bs=int,
     versions=dict, weights=dict, digest=str, own_labels=(dict, type(None)))
 _PART = dict(rows=int, ranges=(list, type(None)), datasets=str, hash=str)
 
@@ -408,12 +452,16 @@ def _file(folder, name):
         pickles = [*folder.glob('*.pkl'), *folder.glob('*.pth')]
         advice = ' It holds pickles: load_learner loads those, and runs what is in them.' if pickles else ''
         raise ValueError(f'{folder} is no safe export: there is no {name} in it.{advice}')
-    if path.resolve().parent != folder.resolve(): raise ValueError(f'{name} leads out of {folder}, to {path.resolve()}.')
+    if path.resolve().parent != folder.resolve():
+        raise ValueError(f'{name} leads out of {folder}, to {path.resolve()}.')
     return path.read_bytes()
 
 def _read_json(folder):
     "Return what `tsmeta.json` of a folder holds"
-    if folder.is_file(): raise ValueError(f'{folder.name} is a file; a safe export is a folder. If it is a pickle: load_learner loads it, and runs what is in it.')
+    if folder.is_file():
+        raise ValueError(
+            f'{folder.name} is a file; a safe export is a folder. If it is a pickle: load_learner loads it, and runs '
+            'what is in it.')
     if not folder.is_dir(): raise ValueError(f'There is no folder {folder}.')
     raw = _file(folder, FACTS)
     try: return json.loads(raw)
@@ -425,12 +473,15 @@ def _check_texts(values, where):
 
 def _check_facts(facts):
     "Raise a `ValueError` that names the field unless a description has all fields, of the right types and ranges"
-    if not isinstance(facts, dict) or facts.get('format') != FORMAT: raise ValueError(f'{FACTS} does not describe a learner of tsmeta.')
+    if not isinstance(facts, dict) or facts.get('format') != FORMAT:
+        raise ValueError(f'{FACTS} does not describe a learner of tsmeta.')
     if type(facts.get('version')) is not int or facts['version'] != 1:
-        raise ValueError(f'This export has version {facts.get("version")!r}; this tsmeta reads version 1. Update tsmeta.')
+        raise ValueError(
+            f'This export has version {facts.get("version")!r}; this tsmeta reads version 1. Update tsmeta.')
     check_fields(facts, _FIELDS, FACTS, optional=('own_labels',))
     if not 1 <= facts['bs'] < 2**31: raise ValueError(f'{FACTS} is damaged: bs is {facts["bs"]}.')
-    if facts['seed'] is not None and not -2**63 <= facts['seed'] < 2**63: raise ValueError(f'{FACTS} is damaged: seed is {facts["seed"]}.')
+    if facts['seed'] is not None and not -2**63 <= facts['seed'] < 2**63:
+        raise ValueError(f'{FACTS} is damaged: seed is {facts["seed"]}.')
     check_fields(facts['transforms'], dict.fromkeys(_PIPES, list), f'{FACTS}: transforms', _PIPES)
     check_fields(facts['weights'], dict(sha256=str, bytes=int), f'{FACTS}: weights')
     for name, part in facts['split'].items():
@@ -443,11 +494,15 @@ def read_safe(
     folder, # Written by `export_safe`
     digest:str=None, # The digest that the export must have, from `read_safe(…)['digest']` of the one you know
 )->dict: # Architecture, schema, loss, transforms, split, seed, versions, weights, digest
-    "Read and check the description of a safe export; without `digest`, damage is found, but no change by somebody who writes a new digest"
+    """Read and check the description of a safe export; without `digest`, damage is found, but no change by somebody
+    who writes a new digest"""
     facts = _read_json(Path(folder))
     _check_facts(facts)
-    if _digest(facts) != facts['digest']: raise ValueError(f'{FACTS} was changed after it was written: its digest is another.')
-    if digest is not None and facts['digest'] != digest: raise ValueError(f'{folder} is another export than the one asked for: its digest is {facts["digest"]}, not {digest}.')
+    if _digest(facts) != facts['digest']:
+        raise ValueError(f'{FACTS} was changed after it was written: its digest is another.')
+    if digest is not None and facts['digest'] != digest:
+        raise ValueError(
+            f'{folder} is another export than the one asked for: its digest is {facts["digest"]}, not {digest}.')
     return facts
 
 def _tensors(folder, facts):
@@ -477,7 +532,8 @@ def _loaders(facts, schema, pipes, device):
     proto.schema = schema
     empty = TSMetaDataset.new_empty(proto)
     tfms = {k: v for k, v in pipes.items() if v}
-    dls = [TSMetaDataLoader(empty.part([], i), bs=facts['bs'], seed=facts['seed'], do_setup=False, device=device, **tfms) for i in range(2)]
+    dls = [TSMetaDataLoader(empty.part([], i), bs=facts['bs'], seed=facts['seed'], do_setup=False, device=device,
+        **tfms) for i in range(2)]
     return TSMetaDataLoaders(*dls, device=device)
 
 @contextmanager
@@ -485,7 +541,8 @@ def _naming(field):
     "Name file and field in errors about what was read"
     try: yield
     except ModuleNotFoundError: raise
-    except Exception as e: raise ValueError(f'{FACTS}: {field}: {e if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"}') from e
+    except Exception as e:
+        raise ValueError(f'{FACTS}: {field}: {e if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"}') from e
 
 def load_safe(
     folder, # Written by `export_safe`
@@ -493,13 +550,15 @@ def load_safe(
     digest:str=None, # The digest that the export must have; see `read_safe`
     **kwargs, # More for `Learner`: `metrics`, `cbs`, `path`, …
 )->Learner: # Ready for `get_preds`, `predict_table` and further training on other loaders
-    "Build a learner from weights and JSON; nothing is unpickled. Weights are compared with the shapes of the architecture before it takes memory"
+    """Build a learner from weights and JSON; nothing is unpickled. Weights are compared with the shapes of the
+    architecture before it takes memory"""
     facts, device = read_safe(folder, digest), torch.device(device)
     weights, tensors = _tensors(folder, facts)
     with _naming('schema'): schema = _read_schema(facts['schema'])
     with _naming('arch'): model = _rebuild(facts['arch'], weights).to(device)
     with _naming('loss'): loss_func = build_loss(facts['loss'], tensors)
-    dls, cbs = _loaders(facts, schema, _build_pipelines(facts, tensors), device), listify(kwargs.pop('cbs', None))
+    pipes, cbs = _build_pipelines(facts, tensors), listify(kwargs.pop('cbs', None))
+    with _naming('schema'): dls = _loaders(facts, schema, pipes, device)
     if facts.get('own_labels') and not any(isinstance(c, OwnLabels) for c in cbs):
         with _naming('own_labels'): cbs.append(OwnLabels.of_facts(facts['own_labels'], len(schema.vocab or [])))
     return Learner(dls, model, loss_func=loss_func, cbs=cbs, **kwargs)

@@ -21,8 +21,8 @@ from types import SimpleNamespace
 # %% ../../nbs/train/metrics.ipynb #0c442e5c
 from ..sources.targets import some
 from ..load.distributed import gather_objects
-from .callbacks import ByDataset, DatasetHistory, intervals, is_row_mean, plain_tensor, row_losses, row_values
-from .callbacks import RowSums, Scores
+from .callbacks import ByDataset, DatasetHistory, intervals, is_row_mean, plain_tensor
+from .callbacks import row_losses, row_values, RowSums, Scores
 
 # %% ../../nbs/train/metrics.ipynb #df556739
 def _occurring(a, b, size):
@@ -111,7 +111,8 @@ def _linear_chance(c, n):
     return c.add(a*(last - b) + b*(last - a))
 
 def _kappa(c, weights=None):
-    "Return the agreement beyond chance (Cohen 1960, 1968); labels are as far apart as their places among the labels of the group"
+    """Return the agreement beyond chance (Cohen 1960, 1968); labels are as far apart as their places among the labels
+    of the group"""
     n = c.add(c.true)
     if weights is None: return 1 - _share((n - c.add(c.hit))*n, n*n - c.add(c.true*c.pred), np.nan)
     k, far = c.rank(), np.abs(c.rank(c.t) - c.rank(c.p))
@@ -146,12 +147,14 @@ def _ranks(v, of, n):
     return out
 
 def _auc(t, p, of, n):
-    "Return the area under the ROC curve of each group: the share of pairs of a 1 and a 0 in which the 1 has the higher score, ties counting half (Hanley and McNeil 1982)"
+    """Return the area under the ROC curve of each group: the share of pairs of a 1 and a 0 in which the 1 has the
+    higher score, ties counting half (Hanley and McNeil 1982)"""
     rows, ones = np.bincount(of, minlength=n), np.bincount(of, t, n)
     return _share(np.bincount(of, t*_ranks(p, of, n), n) - ones*(ones + 1)/2, ones*(rows - ones), np.nan)
 
 def _precision_area(t, p, of, n):
-    "Return the average precision of each group: the precision at each score that some row has, weighted by the recall it adds; 0 without a 1"
+    """Return the average precision of each group: the precision at each score that some row has, weighted by the
+    recall it adds; 0 without a 1"""
     order = np.lexsort((-p, of))
     t, p, of = t[order], p[order], of[order]
     at = np.flatnonzero(np.r_[(of[1:] != of[:-1]) | (p[1:] != p[:-1]), True])
@@ -191,18 +194,23 @@ def _area_by_column(t, p, of, n, score, average='macro'):
     return _share((np.where(w > 0, out, 0)*w).sum(1), w.sum(1), 0)
 
 # %% ../../nbs/train/metrics.ipynb #1b32c690
-_RATES = {skm.f1_score: 'f', skm.fbeta_score: 'f', skm.precision_score: 'precision', skm.recall_score: 'recall', skm.jaccard_score: 'jaccard'}
-_LABELS = {skm.balanced_accuracy_score: _balanced, skm.matthews_corrcoef: _matthews, skm.hamming_loss: _hamming, skm.cohen_kappa_score: _kappa}
+_RATES = {skm.f1_score: 'f', skm.fbeta_score: 'f', skm.precision_score: 'precision', skm.recall_score: 'recall',
+    skm.jaccard_score: 'jaccard'}
+_LABELS = {skm.balanced_accuracy_score: _balanced, skm.matthews_corrcoef: _matthews, skm.hamming_loss: _hamming,
+    skm.cohen_kappa_score: _kappa}
 _SETS = {skm.hamming_loss: _wrong_share}
-for _f, _kind in _RATES.items(): _LABELS[_f], _SETS[_f] = partial(_by_label, kind=_kind), partial(_by_column, kind=_kind)
+for _f, _kind in _RATES.items():
+    _LABELS[_f], _SETS[_f] = partial(_by_label, kind=_kind), partial(_by_column, kind=_kind)
 _AREAS = {skm.roc_auc_score: _auc, skm.average_precision_score: _precision_area}
 _NUMBERS = {
-    skm.mean_absolute_error: 'mae', skm.mean_squared_error: 'mse', skm.root_mean_squared_error: 'rmse', rmse.func: 'rmse', exp_rmspe.func: 'rmspe',
+    skm.mean_absolute_error: 'mae', skm.mean_squared_error: 'mse', skm.root_mean_squared_error: 'rmse',
+        rmse.func: 'rmse', exp_rmspe.func: 'rmspe',
     skm.r2_score: 'r2', skm.explained_variance_score: 'explained', skm.brier_score_loss: 'brier'}
 # Arguments of each score that are understood
 _ARGS = {f: {'average', 'pos_label', 'zero_division'} for f in _RATES}
 _ARGS |= {
-    skm.fbeta_score: {'average', 'pos_label', 'zero_division', 'beta'}, skm.balanced_accuracy_score: {'adjusted'}, skm.cohen_kappa_score: {'weights'},
+    skm.fbeta_score: {'average', 'pos_label', 'zero_division', 'beta'}, skm.balanced_accuracy_score: {'adjusted'},
+        skm.cohen_kappa_score: {'weights'},
     skm.roc_auc_score: {'average', 'multi_class'}, skm.average_precision_score: {'average', 'pos_label'}}
 
 def _understood(f, args, flatten):
@@ -228,7 +236,8 @@ def _is_code(a): return a.dtype.kind in 'iub' and a.min() >= 0
 def _is_binary(a): return bool(((a == 0) | (a == 1)).all())
 
 def _ovr_area(args, t, p, of, n):
-    "Return the mean area of each class against the rest; NaN in groups that lack a class, `None` where rows are not probabilities of classes"
+    """Return the mean area of each class against the rest; NaN in groups that lack a class, `None` where rows are not
+    probabilities of classes"""
     c, average = p.shape[1], args.get('average', 'macro')
     if args.get('multi_class') != 'ovr' or average not in ('macro', 'weighted') or c <= 2: return None
     if t.ndim != 1 or not _is_code(t) or t.max() >= c or not np.allclose(p.sum(1), 1): return None
@@ -236,7 +245,8 @@ def _ovr_area(args, t, p, of, n):
     return np.where(complete, _area_by_column(np.eye(c)[t], p, of, n, _auc, average), np.nan)
 
 def _matrix_values(f, args, t, p, of, n, memo):
-    "Return the values of each group where rows have several answers each; `None` where the rows are not of the kind that the metric takes"
+    """Return the values of each group where rows have several answers each; `None` where the rows are not of the kind
+    that the metric takes"""
     if p.ndim != 2 or p.shape[1] < 2: return None
     if t.shape != p.shape or not _is_binary(t): return _ovr_area(args, t, p, of, n) if f is skm.roc_auc_score else None
     how = {k: v for k, v in args.items() if k not in ('pos_label', 'multi_class')}
@@ -259,7 +269,8 @@ def _values(f, args, t, p, of, n, memo):
 def _finite_rows(a): return np.isfinite(a).reshape(len(a), -1).all(1)
 
 def _rows(metric, pred, y, of, n):
-    "Return targets, predictions and groups as a metric takes them, without groups that have numbers which are not finite; `None` if these are not its rows"
+    """Return targets, predictions and groups as a metric takes them, without groups that have numbers which are not
+    finite; `None` if these are not its rows"""
     metric.reset()
     metric.accumulate(SimpleNamespace(pred=pred, y=y, to_detach=partial(to_detach, gather=False)))
     p, t = np.asarray(metric.preds[0]), np.asarray(metric.targs[0])
@@ -300,7 +311,8 @@ class _Seen(SimpleNamespace):
     loss = property(lambda self: row_losses(self.loss_func, self.pred, self.y).mean())
 
 def _slices(metric, pred, y, loss_func):
-    "Return a function that computes a metric of rows `a … b-1`; what an `AccumMetric` does to outputs is done once for all rows"
+    """Return a function that computes a metric of rows `a … b-1`; what an `AccumMetric` does to outputs is done once
+    for all rows"""
     metric.reset()
     if not isinstance(metric, AccumMetric):
         def value(a, b):
@@ -346,7 +358,8 @@ def _checked_values(name, func, pred, y):
     "Return the value of each row; a `ValueError` where the metric of the rows is not their mean"
     v = row_values(func, pred, y)
     if is_row_mean(func, pred, y, v): return v
-    raise ValueError(f'{name} is the mean over rows for some rows but not for others. Wrap it: AccumMetric({name}, flatten=False).')
+    raise ValueError(
+        f'{name} is the mean over rows for some rows but not for others. Wrap it: AccumMetric({name}, flatten=False).')
 
 def _is_mean(metric, pred, y):
     "Return whether a metric is a mean over rows that can be computed row by row"
@@ -382,10 +395,12 @@ class EpochAccumulator:
     def _all_are_means(self): return len(self.sums.funcs) == len(self.metrics)
 
     def add(self, ids, pred, y):
-        "Take one batch: global ids, outputs, targets. The first decides which metrics are means over rows; of the others, all predictions are kept"
+        """Take one batch: global ids, outputs, targets. The first decides which metrics are means over rows; of the
+        others, all predictions are kept"""
         if not len(ids): return
         pred, y = plain_tensor(pred), plain_tensor(y)
-        if self.sums is None: self.sums = self._summing([k for k, m in self.metrics.items() if self._is_loss(k) or _is_mean(m, pred, y)])
+        if self.sums is None:
+            self.sums = self._summing([k for k, m in self.metrics.items() if self._is_loss(k) or _is_mean(m, pred, y)])
         self.sums.add(ids, pred, y)
         if not self._all_are_means: self.kept.append((ids, pred.cpu(), y.cpu()))
 
@@ -409,10 +424,12 @@ class EpochAccumulator:
         found = [names for names in gather_objects(list(self.sums.funcs)) if names]
         names = found[0] if found else [k for k in self.metrics if self._is_loss(k)]
         if not self.sums.funcs: self.sums = RowSums(dict.fromkeys(names), self.index)
-        if any(other != list(self.sums.funcs) for other in found): raise ValueError(f'Processes disagree about which metrics are means over rows: {found}.')
+        if any(other != list(self.sums.funcs) for other in found):
+            raise ValueError(f'Processes disagree about which metrics are means over rows: {found}.')
 
     def _predictions(self):
-        "Return datasets, outputs and targets of all rows in all processes; `None` if they were not needed or there are none"
+        """Return datasets, outputs and targets of all rows in all processes; `None` if they were not needed or there
+        are none"""
         if self._all_are_means: return None
         parts = [batch for kept in gather_objects(self.kept) for batch in kept]
         if not parts: return None
@@ -430,7 +447,8 @@ class EpochAccumulator:
         "Return the scores of `k` groups; `of` is the group of each dataset, −1 for none"
         def add(a): return np.bincount(of[of >= 0], a[of >= 0], k)
         rows, parts = add(totals[0]), {}
-        for name, s, squares, other in zip(self.sums.funcs, *totals[1:]): parts[name] = intervals(rows, add(s), add(squares), not other)
+        for name, s, squares, other in zip(self.sums.funcs, *totals[1:]):
+            parts[name] = intervals(rows, add(s), add(squares), not other)
         none, values = np.full(k, np.nan), self._other_values(kept, of, k)
         for name, m in self.metrics.items():
             if name in parts: continue
@@ -486,7 +504,8 @@ def summary_columns(
 
 # %% ../../nbs/train/metrics.ipynb #4cabcd44
 class DatasetMetrics(ByDataset):
-    "Score every dataset and group after every epoch, and give the recorder columns for their mean, their worst and their weighted mean"
+    """Score every dataset and group after every epoch, and give the recorder columns for their mean, their worst and
+    their weighted mean"""
     name = 'score_datasets'
     def __init__(self,
         *metrics, # Any fastai metrics; 'loss' asks for columns of the loss too; those of the learner if none are given
@@ -496,8 +515,9 @@ class DatasetMetrics(ByDataset):
         lower=None, # Names of metrics of which less is better; decided by their names if `None`
         min_rows:int=1, # Datasets with fewer validation rows are left out of the columns
     ):
-        self.asked, self.by, self.watched, self.less, self.min_rows = metrics, listify(groups), listify(watch), lower, min_rows
-        self.run_train, self.passes, self.columns = train, {}, {}
+        self.asked, self.by, self.watched = metrics, listify(groups), listify(watch)
+        self.less, self.min_rows, self.run_train = lower, min_rows, train
+        self.passes, self.columns = {}, {}
 
     def _own_metrics(self): return [m for m in self.learn.metrics if not isinstance(m, DatasetColumn)]
 
@@ -509,15 +529,20 @@ class DatasetMetrics(ByDataset):
         odd = [m for m in names if m != 'loss']
         if odd: raise ValueError(f"Asked for {odd[0]!r}; the only metric known by name is 'loss'.")
         shown = [*dict.fromkeys(names), *(m.name for m in metrics)]
-        if len({*shown}) < len(given): raise ValueError(f'Two metrics have the same name; give one of them another: {[*names, *(m.name for m in metrics)]}.')
+        if len({*shown}) < len(given):
+            raise ValueError(
+                f'Two metrics have the same name; give one of them another: {[*names, *(m.name for m in metrics)]}.')
         return {'loss': AvgLoss(), **{m.name: m for m in metrics}}, shown
 
     def _groups(self, meta):
-        "Return grouping → (group of each dataset, −1 where `info` has none; number of groups), and grouping → names of its groups"
+        """Return grouping → (group of each dataset, −1 where `info` has none; number of groups), and grouping → names
+        of its groups"""
         known = [] if meta.info is None else list(meta.info)
         codes, labels = {}, {}
         for g in self.by:
-            if g not in known: raise ValueError(f'Asked to group by {g!r}, but info has {known or "no columns"}. Give info= to the metadataset.')
+            if g not in known:
+                raise ValueError(
+                    f'Asked to group by {g!r}, but info has {known or "no columns"}. Give info= to the metadataset.')
             of, names = pd.factorize(meta.info[g], sort=True)
             codes[g], labels[g] = (of, len(names)), [str(v) for v in names]
         return codes, labels
@@ -527,7 +552,9 @@ class DatasetMetrics(ByDataset):
         unknown = [w for w in self.watched if w not in known]
         if not unknown: return
         what = 'dataset or group' if labels else 'dataset'
-        raise ValueError(f'Asked to watch {unknown[0]!r}, which is no {what}. There are {some(meta.names, range(len(meta.names)))}.')
+        raise ValueError(
+            f'Asked to watch {unknown[0]!r}, which is no {what}. There are '
+            f'{some(meta.names, range(len(meta.names)))}.')
 
     def begin(self):
         metrics, self.shown = self._metrics()

@@ -83,10 +83,11 @@ def _is_function(what, given, kind):
     if given is not None and not callable(given): raise TypeError(f'{what} is {kind}, got {given!r}.')
 
 class MixtureScheduler(ByDataset):
-    "Change the mix at the beginning of each epoch: by temperature, from one mix to another, by any function, or by the losses"
+    """Change the mix at the beginning of each epoch: by temperature, from one mix to another, by any function, or by
+    the losses"""
     order, loaders = 40, TSMetaDataLoader
     def __init__(self,
-        temperature=None, # Any fastai schedule (`SchedCos(5, 1)`, `combine_scheds(…)`): position in the training (0 … 1) → temperature
+        temperature=None, # A fastai schedule such as `SchedCos(5, 1)`: position in the training (0 … 1) → temperature
         between=None, # Two mixes, as `mix=` takes them: the shares go from the first to the second
         mix=None, # Any function of the epoch (0, 1, …) that returns what `mix=` takes
         by_loss=None, # A mix to start from; then shares follow the training loss of each dataset
@@ -97,7 +98,8 @@ class MixtureScheduler(ByDataset):
         given = dict(temperature=temperature, between=between, mix=mix, by_loss=by_loss)
         on = [k for k, v in given.items() if v is not None]
         if len(on) != 1: raise ValueError(f'Give exactly one of {", ".join(given)}; got {", ".join(on) or "none"}.')
-        if not (0 <= floor <= 1 and 0 <= smooth < 1): raise ValueError(f'floor is from 0 to 1 and smooth from 0 to below 1, got {floor!r} and {smooth!r}.')
+        if not (0 <= floor <= 1 and 0 <= smooth < 1):
+            raise ValueError(f'floor is from 0 to 1 and smooth from 0 to below 1, got {floor!r} and {smooth!r}.')
         _is_function('temperature', temperature, 'a schedule such as SchedCos(5, 1)')
         _is_function('mix', mix, 'a function of the epoch (a mix that stays goes to the loader: dataloaders(mix=…))')
         self.kind, self.how = on[0], given[on[0]]
@@ -113,7 +115,8 @@ class MixtureScheduler(ByDataset):
         self.lens, self.names, self.run_train = ds.lens, ds.names, self.kind == 'by_loss'
         self.sums = self._loss_sums(ds.index) if self.run_train else None
         if state is None: self.known = None
-        elif state['names'] != list(self.names): raise ValueError(f'This state of a MixtureScheduler is about {len(state["names"]):,} other datasets.')
+        elif state['names'] != list(self.names):
+            raise ValueError(f'This state of a MixtureScheduler is about {len(state["names"]):,} other datasets.')
         self.learn._mixtures = [] if state is None else list(state.get('past', []))
 
     def _shares(self, mix): return shares(as_mix(mix), self.lens, self.names)
@@ -175,7 +178,8 @@ def mixture(self:Learner)->pd.DataFrame: # epoch, dataset, name, share, rows
     if not found: raise ValueError('The mix did not change by a schedule: train with cbs=MixtureScheduler(…).')
     names = np.asarray(self.dls.train.dataset.names, object)
     known = dict(dataset=np.arange(len(names)), name=names)
-    tables = [pd.DataFrame(dict(epoch=epoch, **known, share=share, rows=rows.astype(np.int64))) for epoch, share, rows in found]
+    tables = [pd.DataFrame(dict(epoch=epoch, **known, share=share, rows=rows.astype(np.int64))) for epoch, share,
+        rows in found]
     return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/train/mixture.ipynb #458fa061
@@ -184,7 +188,8 @@ def state_dict(self:MixtureScheduler)->dict: # Numbers, lists of names and array
     "Return what is needed to go on from here"
     *past, (epoch, share, _) = self.learn._mixtures
     known = None if self.known is None else self.known.copy()
-    out = dict(kind=self.kind, names=list(self.names), epoch=epoch, share=share.copy(), known=known, past=past, rows=None, losses=None)
+    out = dict(kind=self.kind, names=list(self.names), epoch=epoch, share=share.copy(), known=known, past=past,
+        rows=None, losses=None)
     if self.sums:
         sums = self.sums.state_dict()
         out['rows'], out['losses'] = sums['rows'], sums['sums'][0]
@@ -194,10 +199,12 @@ _STATE = {'kind', 'names', 'epoch', 'share', 'known', 'rows', 'losses'}
 
 def _check_state(state, kind):
     "Raise a `ValueError` unless this is a state of a scheduler of this kind, with one number per dataset"
-    if not isinstance(state, dict) or not _STATE <= set(state): raise ValueError('This is not the state of a MixtureScheduler.')
+    if not isinstance(state, dict) or not _STATE <= set(state):
+        raise ValueError('This is not the state of a MixtureScheduler.')
     if state['kind'] != kind: raise ValueError(f'This state is of a mixture {state["kind"]}, but this one is {kind}.')
     epoch = state['epoch']
-    if not isinstance(epoch, int) or epoch < 0: raise ValueError(f'The state of a MixtureScheduler is damaged: epoch is {epoch!r}.')
+    if not isinstance(epoch, int) or epoch < 0:
+        raise ValueError(f'The state of a MixtureScheduler is damaged: epoch is {epoch!r}.')
     for k in ('share', 'known', 'rows', 'losses'):
         if state[k] is None and k != 'share': continue
         values = np.array(state[k], np.float64)

@@ -41,7 +41,8 @@ def _frequent(values):
 def _leader(color, lw, end): return dict(arrowstyle='-', color=color, lw=lw, shrinkA=0, shrinkB=end, relpos=(0, .5))
 
 def _name_worst(ax, names, y, n):
-    "Write the names of the first dots beside them, on the free side of the curve, one under the other, each tied to its dot"
+    """Write the names of the first dots beside them, on the free side of the curve, one under the other, each tied to
+    its dot"""
     n, (low, high) = min(n, len(y)), ax.get_ylim()
     step, up = .052*(high - low), 1 if y[0] <= y[-1] else -1
     wanted, at = up*y[:n] - .6*step, np.zeros(n)
@@ -49,7 +50,8 @@ def _name_worst(ax, names, y, n):
     floor = (low if up > 0 else -high) + step*(np.arange(n) + .5)
     x = n - .5 + .02*len(y)
     for k, v in enumerate(up*np.maximum(at, floor)):
-        ax.annotate(f'{names[k]}   {y[k]:.2f}', (k, y[k]), (x, v), va='center', fontsize=8.5, color=_INK, arrowprops=_leader('#bbbbbb', .7, 4))
+        ax.annotate(f'{names[k]}   {y[k]:.2f}', (k, y[k]), (x, v), va='center', fontsize=8.5, color=_INK,
+            arrowprops=_leader('#bbbbbb', .7, 4))
 
 def _scatter(ax, y, values, title):
     "Draw a dot for each score; values of a column get colours and marks"
@@ -76,7 +78,8 @@ def plot_scores(
     y = scores[what].to_numpy()
     mean = np.average(y, weights=scores.rows)
     ax.axhline(mean, zorder=1, **_DASHED)
-    ax.annotate(f'all rows: {mean:.2f}', (n-1, mean), (0, -4), textcoords='offset points', ha='right', va='top', fontsize=9, color=_INK)
+    ax.annotate(f'all rows: {mean:.2f}', (n-1, mean), (0, -4), textcoords='offset points', ha='right', va='top',
+        fontsize=9, color=_INK)
     ylim = (-.04, 1.04) if what == 'accuracy' else (0, None)
     kind = 'datasets' if 'dataset' in scores else 'groups'
     ax.set(xlim=(-.015*n - .6, n - .4 + .015*n), ylim=ylim, xlabel=f'{n:,} {kind}, worst first', ylabel=what)
@@ -90,7 +93,8 @@ def plot_scores(
 # %% ../../nbs/train/plots.ipynb #482ee6ed
 def _labels(table):
     "Return all labels of a table, in order"
-    if 'probability' not in table or 'target' not in table: raise ValueError('A confusion matrix needs targets that are labels; these rows have none.')
+    if 'probability' not in table or 'target' not in table:
+        raise ValueError('A confusion matrix needs targets that are labels; these rows have none.')
     return sorted(set(table.target) | set(table.prediction))
 
 def plot_confusion(
@@ -111,7 +115,8 @@ def plot_confusion(
     ax.spines[:].set_visible(False)
     if n > 20: return ax
     for i, j in zip(*np.nonzero(counts)):
-        ax.text(j, i, f'{counts[i, j]:,}', ha='center', va='center', fontsize=9, color='white' if share[i, j] > .55 else '#222222')
+        ax.text(j, i, f'{counts[i, j]:,}', ha='center', va='center', fontsize=9,
+            color='white' if share[i, j] > .55 else '#222222')
     return ax
 
 def plot_confusions(
@@ -124,7 +129,8 @@ def plot_confusions(
     scores = score_by(table, by).head(n)
     cols, side = min(3, len(scores)), 1.6 + .34*min(len(labels), 12)
     lines = -(-len(scores)//cols)
-    fig, axs = plt.subplots(lines, cols, figsize=(cols*side + .6, lines*(side + .2)), layout='constrained', squeeze=False, sharex=True, sharey=True)
+    fig, axs = plt.subplots(lines, cols, figsize=(cols*side + .6, lines*(side + .2)), layout='constrained',
+        squeeze=False, sharex=True, sharey=True)
     for ax in axs.flat[len(scores):]: ax.set_axis_off()
     for k, (ax, (_, r)) in enumerate(zip(axs.flat, scores.iterrows())):
         plot_confusion(table[table[key] == r[key]], ax, labels)
@@ -200,10 +206,12 @@ FEW = 40
 def _after_epoch(h, metric, by, part, epoch):
     "Return name of a metric, epoch, and a table of label, value, bounds and rows of each dataset, worst first"
     k, found = h.metric(metric), h.of_part(by, part)
-    if not -len(found) <= epoch < len(found): raise IndexError(f'Asked for epoch {epoch}, but {len(found)} were scored.')
+    if not -len(found) <= epoch < len(found):
+        raise IndexError(f'Asked for epoch {epoch}, but {len(found)} were scored.')
     e, s = found[epoch]
     name = h.metrics[k]
-    t = pd.DataFrame(dict(label=np.asarray(h.labels(by), object), value=s.value[k], low=s.low[k], high=s.high[k], rows=s.rows))
+    t = pd.DataFrame(dict(label=np.asarray(h.labels(by), object), value=s.value[k], low=s.low[k], high=s.high[k],
+        rows=s.rows))
     t = t[np.isfinite(t.value)].sort_values('value', ascending=name not in h.lower, kind='stable', ignore_index=True)
     return name, e, t
 
@@ -245,7 +253,8 @@ def plot_datasets(self:Learner,
     if not len(t): return ax
     mean = np.average(t.value, weights=t.rows)
     line(mean, zorder=2, **_DASHED)
-    ax.set_title(f'{name} by {by} after epoch {e + 1}: {mean:.3g} weighted by rows, {t.value[0]:.3g} at worst', loc='left', fontsize=10.5)
+    ax.set_title(f'{name} by {by} after epoch {e + 1}: {mean:.3g} weighted by rows, {t.value[0]:.3g} at worst',
+        loc='left', fontsize=10.5)
     return ax
 
 # %% ../../nbs/train/plots.ipynb #4ef8ec86
@@ -260,11 +269,13 @@ def _spaced(y, least):
 def _named_lines(ax, x, v, labels):
     "Draw a line per dataset with its name at the end"
     marker = 'o' if len(x) == 1 else None
-    for k in range(len(labels)): ax.plot(x, v[:, k], color=_LINES[k % 8], lw=1.5, marker=marker, ls='-' if k < 8 else '--')
+    for k in range(len(labels)):
+        ax.plot(x, v[:, k], color=_LINES[k % 8], lw=1.5, marker=marker, ls='-' if k < 8 else '--')
     low, high = ax.get_ylim()
     style = dict(xycoords='data', textcoords=ax.get_yaxis_transform(), fontsize=8.5, va='center', annotation_clip=False)
     for k, at in enumerate(_spaced(v[-1], .052*(high - low))):
-        ax.annotate(str(labels[k]), (x[-1], v[-1, k]), (1.02, at), color=_LINES[k % 8], arrowprops=_leader('#cccccc', .6, 2), **style)
+        ax.annotate(str(labels[k]), (x[-1], v[-1, k]), (1.02, at), color=_LINES[k % 8],
+            arrowprops=_leader('#cccccc', .6, 2), **style)
 
 def _bands(ax, x, v, lower):
     "Draw bands of quantiles, the median and the worst of many datasets"
@@ -286,7 +297,8 @@ def plot_dataset_history(self:Learner,
     part:str='valid', # 'valid' or 'train'
     ax=None,
 ):
-    "Draw a metric of each dataset over the epochs: lines with names, or bands of quantiles with the worst and the mean where there are many"
+    """Draw a metric of each dataset over the epochs: lines with names, or bands of quantiles with the worst and the
+    mean where there are many"""
     h, ax = history(self), _axis(ax)
     k, found = h.metric(metric), h.of_part(by, part)
     name, x = h.metrics[k], np.array([e for e, _ in found]) + 1
@@ -309,7 +321,8 @@ def _areas(share, names, top):
         change = np.ptp(share.to_numpy(), axis=0)
         shown = sorted(share.columns[np.argsort(-change, kind='stable')[:top]])
     areas = {str(names[d]): share[d].to_numpy() for d in shown}
-    if len(shown) < len(names): areas[f'{len(names) - len(shown):,} others'] = share.drop(columns=shown).sum(axis=1).to_numpy()
+    if len(shown) < len(names):
+        areas[f'{len(names) - len(shown):,} others'] = share.drop(columns=shown).sum(axis=1).to_numpy()
     return areas, [*COLORS[:len(shown)], '#cccccc']
 
 @patch
@@ -323,9 +336,11 @@ def plot_mixture(self:Learner,
     names = t.drop_duplicates('dataset').set_index('dataset').name
     areas, colors = _areas(share, names, top)
     edges, x = np.cumsum([np.zeros(len(share)), *areas.values()], axis=0), np.arange(len(share) + 1) + .5
-    for low, high, color in zip(edges, edges[1:], colors): ax.stairs(high, x, baseline=low, fill=True, color=color, alpha=.85, ec='white', lw=.8)
+    for low, high, color in zip(edges, edges[1:], colors):
+        ax.stairs(high, x, baseline=low, fill=True, color=color, alpha=.85, ec='white', lw=.8)
     middle = (edges[1:, -1] + edges[:-1, -1])/2
-    style = dict(xycoords=ax.transAxes, textcoords=ax.transAxes, va='center', fontsize=9, annotation_clip=False, arrowprops=_leader('#bbbbbb', .6, 0))
+    style = dict(xycoords=ax.transAxes, textcoords=ax.transAxes, va='center', fontsize=9, annotation_clip=False,
+        arrowprops=_leader('#bbbbbb', .6, 0))
     for name, m, at in zip(areas, middle, _spaced(middle, .065)): ax.annotate(name, (1, m), (1.03, at), **style)
     ax.set(xlim=(.5, len(share) + .5), ylim=(0, 1), xlabel='epoch', ylabel='share of the rows')
     _whole_ticks(ax)

@@ -26,7 +26,9 @@ from .callbacks import row_losses
 # %% ../../nbs/train/predict.ipynb #7100a5af
 def _pyarrow():
     try: import pyarrow, pyarrow.parquet
-    except ModuleNotFoundError: raise ModuleNotFoundError("Writing .parquet needs pyarrow: pip install 'tsmeta[parquet]'. Or save as .csv.") from None
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(
+            "Writing .parquet needs pyarrow: pip install 'tsmeta[parquet]'. Or save as .csv.") from None
     return pyarrow
 
 def _column(pa, values, type=None):
@@ -46,8 +48,10 @@ class TableFile:
         hints=None, # column → all values it can have, where the first piece may not show its type
     ):
         self.path, self.hints, self.rows, self._out = Path(path), hints or {}, 0, None
-        if self.path.suffix not in ('.parquet', '.csv'): raise ValueError(f'A table is saved as .parquet or .csv, got {self.path.name!r}.')
-        if not self.path.parent.is_dir(): raise ValueError(f'There is no folder {self.path.parent} to save {self.path.name} in.')
+        if self.path.suffix not in ('.parquet', '.csv'):
+            raise ValueError(f'A table is saved as .parquet or .csv, got {self.path.name!r}.')
+        if not self.path.parent.is_dir():
+            raise ValueError(f'There is no folder {self.path.parent} to save {self.path.name} in.')
         if self.path.is_dir(): raise ValueError(f'{self.path} is a folder; name a file.')
         self._pa = _pyarrow() if self.path.suffix == '.parquet' else None
         self._part = self.path.with_name(f'.{self.path.name}.{os.getpid()}.part')
@@ -72,11 +76,13 @@ class TableFile:
     def _arrow_column(self, name, values):
         try: return _column(self._pa, values, self._types.get(name))
         except (self._pa.ArrowInvalid, self._pa.ArrowTypeError) as e:
-            raise ValueError(f'Column {name!r} cannot be written to Parquet: {e}. Make its values of one type, or save as .csv.') from None
+            raise ValueError(
+                f'Column {name!r} cannot be written to Parquet: {e}. Make its values of one type, or save as .csv.') from None
 
     def _write_parquet(self, table):
         pa, first = self._pa, self._out is None
-        if first: self._types = {c: _column(pa, pd.Series(v, dtype=object)).type for c, v in self.hints.items() if len(v)}
+        if first:
+            self._types = {c: _column(pa, pd.Series(v, dtype=object)).type for c, v in self.hints.items() if len(v)}
         columns = {c: self._arrow_column(c, table[c]) for c in table}
         if first:
             self._types = {c: a.type for c, a in columns.items()}
@@ -121,14 +127,19 @@ def _probability_columns(table, labels=None):
 def _mean_columns(table, labels=None):
     "Return the columns whose mean is taken, and their labels; `None` for numbers"
     first = _predicted(table).prediction.head(1) if len(table) else []
-    if any(isinstance(o, tuple) for o in first): raise ValueError('The rows of this table have several labels or numbers each; only single ones are joined.')
+    if any(isinstance(o, tuple) for o in first):
+        raise ValueError('The rows of this table have several labels or numbers each; only single ones are joined.')
     if 'probability' not in table: return ['prediction'], None
     columns, labels = _probability_columns(table, labels)
-    if not columns: raise ValueError("The mean of labels is taken over their probabilities: make the table with predict_table(probs=True), or use how='vote'.")
+    if not columns:
+        raise ValueError(
+            "The mean of labels is taken over their probabilities: make the table with predict_table(probs=True), or "
+            "use how='vote'.")
     return columns, labels
 
 class WindowJoiner:
-    "Join the predictions of windows into one per recording or group, piece by piece: what is kept grows with the groups, not with the windows"
+    """Join the predictions of windows into one per recording or group, piece by piece: what is kept grows with the
+    groups, not with the windows"""
     def __init__(self,
         by='dataset', # 'dataset', or a column or several: 'person', ['person', 'side'], …
         how:str='mean', # 'mean' of probabilities or numbers, or 'vote'
@@ -142,7 +153,10 @@ class WindowJoiner:
         "Raise a `ValueError` for columns to group by that a table has not, or that are results"
         self.keys, _ = group_columns(table, self.by)
         odd = [k for k in self.keys if k in ('target', 'prediction', 'probability', 'loss')]
-        if odd: raise ValueError(f'Windows are joined by what is known of them, not by {odd}; score_by(table, …) scores groups of these.')
+        if odd:
+            raise ValueError(
+                f'Windows are joined by what is known of them, not by {odd}; score_by(table, …) scores groups of '
+                'these.')
         return self
 
     def _by_keys(self, table, *more): return table.groupby([*self.keys, *more], dropna=False)
@@ -173,7 +187,8 @@ class WindowJoiner:
         return [found.first()] if found.size().max() <= 1 else []
 
     def result(self)->pd.DataFrame:
-        "Return one line per group: columns that do not change in it, rows (that count), target, prediction, probability (of a vote: its share)"
+        """Return one line per group: columns that do not change in it, rows (that count), target, prediction,
+        probability (of a vote: its share)"""
         if not self.sums: return pd.DataFrame(columns=[*self.keys, 'rows', 'prediction'])
         facts, sums = pd.concat(self.facts), pd.concat(self.sums)
         _, rest = group_columns(facts.drop_duplicates(), self.by)
@@ -199,7 +214,7 @@ def join_windows(
     table, # From `predict_table`
     by='dataset', # 'dataset', or a column or several: 'person', ['person', 'side'], …
     how:str='mean', # 'mean' of probabilities or numbers, or 'vote'
-)->pd.DataFrame: # One line per dataset or group: its columns that do not change, rows, target, prediction, probability (of a vote: its share)
+)->pd.DataFrame: # One line per group: its columns that do not change, rows, target, prediction, probability
     "Join the predictions of all windows of a recording or group into one"
     join = WindowJoiner(by, how).check(table[:0])
     _mean_columns(table.drop(columns='probability', errors='ignore')) # tuples are refused for votes, too
@@ -208,7 +223,8 @@ def join_windows(
 
 # %% ../../nbs/train/predict.ipynb #2de7b1b5
 def _cover(table, values):
-    "Return dataset and step of each step that a window covers, and the sums of `values` `(rows, k)` over the windows that cover it"
+    """Return dataset and step of each step that a window covers, and the sums of `values` `(rows, k)` over the
+    windows that cover it"""
     ds, of = np.unique(table.dataset.to_numpy(), return_inverse=True)
     start, end = table.start.to_numpy(), table.end.to_numpy()
     lens = np.zeros(len(ds), np.int64)
@@ -223,7 +239,8 @@ def _cover(table, values):
     return ds[d], on - offsets[d], sums[on]
 
 class StepJoiner:
-    "Join the predictions of all windows that cover a time step, by their mean; of windows, only what this needs is kept"
+    """Join the predictions of all windows that cover a time step, by their mean; of windows, only what this needs is
+    kept"""
     def __init__(self,
         labels=None, # All labels, in the order of the columns `p_<label>`; taken from the table if `None`
     ): self.labels, self.parts, self.cols = labels, [], None
@@ -231,7 +248,8 @@ class StepJoiner:
     def check(self, table):
         "Raise a `ValueError` for rows that are not windows"
         if 'start' in table: return self
-        raise ValueError('Only windows have time steps; these rows are not windows (see TSMetaDataset.from_recordings).')
+        raise ValueError(
+            'Only windows have time steps; these rows are not windows (see TSMetaDataset.from_recordings).')
 
     def add(self, table):
         "Take some windows, in any order"
@@ -283,11 +301,13 @@ class RowCollector(Callback):
     def after_pred(self):
         pred, rows = self.pred, len(self.loader.ids)
         if not isinstance(pred, torch.Tensor):
-            raise TypeError(f'A table needs a model that answers with one tensor, this one gives a {type(pred).__name__}.')
+            raise TypeError(
+                f'A table needs a model that answers with one tensor, this one gives a {type(pred).__name__}.')
         if len(pred) != rows: raise ValueError(f'The model gives {len(pred):,} answers for a batch of {rows:,} rows.')
         if self.classes is None: return
         c, axis = self.classes
-        if pred.shape[axis] != c: raise ValueError(f'The model gives {pred.shape[axis]} numbers per row, but there are {c} labels.')
+        if pred.shape[axis] != c:
+            raise ValueError(f'The model gives {pred.shape[axis]} numbers per row, but there are {c} labels.')
 
     def _numpy(self, o): return None if o is None else self.learn.to_detach(o).float().numpy()
 
@@ -311,12 +331,14 @@ class RowCollector(Callback):
 
 def _ours(dl):
     if isinstance(dl, (TSMetaDataLoader, TSStreamLoader)): return dl
-    raise TypeError(f'Only a TSMetaDataLoader or a TSStreamLoader knows which rows its batches are made of; got a {type(dl).__name__}. Make loaders with '
-                    'TSMetaDatasets(...).dataloaders(), or pass data=: rows or a TSMetaDataset.')
+    raise TypeError(
+        f'Only a TSMetaDataLoader or a TSStreamLoader knows which rows its batches are made of; got a {type(dl).__name__}. '
+        'Make loaders with TSMetaDatasets(...).dataloaders(), or pass data=: rows or a TSMetaDataset.')
 
 def _loader(learn, ds_idx, dl, data, kwargs):
     "Return a new loader for predicting, which leaves nothing out and leaves the given one as it is"
-    if dl is not None and data is not None: raise ValueError('predict_table was given both dl= and data=: rows come from one of them.')
+    if dl is not None and data is not None:
+        raise ValueError('predict_table was given both dl= and data=: rows come from one of them.')
     if data is not None:
         _ours(learn.dls.valid)
         return learn.dls.test_dl(data, with_labels=isinstance(data, tuple), **kwargs)
@@ -325,7 +347,8 @@ def _loader(learn, ds_idx, dl, data, kwargs):
         new.epoch = dl.epoch
         return new
     n = len(learn.dls.loaders)
-    if not -n <= ds_idx < n: raise ValueError(f'ds_idx={ds_idx} asks for a loader that is not there: this learner has {n}, numbered from 0.')
+    if not -n <= ds_idx < n:
+        raise ValueError(f'ds_idx={ds_idx} asks for a loader that is not there: this learner has {n}, numbered from 0.')
     return _ours(learn.dls[ds_idx]).new(**{'shuffle': False, 'drop_last': False, **kwargs})
 
 def _trained_schema(learn, dl):
@@ -357,12 +380,14 @@ def target_cells(
 def _of_loss(loss_func, name, default): return getattr(loss_func, name, default)
 
 def _activation(loss_func, kind, axis):
-    "Return the function that turns outputs into probabilities: that of the loss, else softmax for classes and sigmoid for several labels"
+    """Return the function that turns outputs into probabilities: that of the loss, else softmax for classes and
+    sigmoid for several labels"""
     usual = {'class': lambda o: o.softmax(axis), 'multi': torch.sigmoid}
     return _of_loss(loss_func, 'activation', usual.get(kind, _as_is))
 
 def _decode(schema, p, axis, thresh):
-    "Return predicted codes or numbers, and the probability of each row's prediction (the mean, where a row has several)"
+    """Return predicted codes or numbers, and the probability of each row's prediction (the mean, where a row has
+    several)"""
     if schema.kind == 'class': return p.argmax(axis), p.max(axis).reshape(len(p), -1).mean(1)
     if schema.kind == 'multi': return p > thresh, np.where(p > thresh, p, 1-p).mean(1)
     return p, None
@@ -377,7 +402,8 @@ class RowTable:
         loss_func, # Of the learner
         probs:bool=False, # One more column per label
     ):
-        self.meta, self.schema, self.probs, self.lost, self.example = meta, schema, probs and bool(schema.vocab), 0, None
+        self.meta, self.schema, self.probs = meta, schema, probs and bool(schema.vocab)
+        self.lost, self.example = 0, None
         self.axis, self.thresh = _of_loss(loss_func, 'axis', 1), _of_loss(loss_func, 'thresh', .5)
         self.labelled = meta.targets(np.zeros(0, np.int64)) is not None
 
@@ -416,8 +442,9 @@ class RowTable:
     def warn(self):
         "Warn about rows without a prediction"
         if not self.lost: return
-        warnings.warn(f'The model has no prediction for {self.lost:,} of {len(self.meta):,} rows, such as dataset {self.example}: what it gave is not a number. '
-                      'Values missing in x do this; missing= says what is done with them.', stacklevel=4)
+        warnings.warn(
+            f'The model has no prediction for {self.lost:,} of {len(self.meta):,} rows, such as dataset {self.example}: '
+            'what it gave is not a number. Values missing in x do this; missing= says what is done with them.', stacklevel=4)
 
     def hints(self):
         "Return values that columns can hold, for files whose first rows do not show it"
@@ -428,7 +455,8 @@ class RowTable:
         return out | dict.fromkeys(('target', 'prediction'), list(schema.vocab) if single else [tuple(schema.vocab)])
 
 def _units(dl, schema):
-    "Return a function that takes outputs back through the batch transforms, as `show_results` does, so that they are in the units of the targets"
+    """Return a function that takes outputs back through the batch transforms, as `show_results` does, so that they
+    are in the units of the targets"""
     if schema.kind != 'float' or not len(dl.after_batch.fs): return None
     def back(x, out):
         plain, n = out.as_subclass(torch.Tensor), len(out)
@@ -452,15 +480,16 @@ def predict_table(self:Learner,
     dl=None, # A loader instead: its rows in the order of its coming epoch; it is left as it is
     data=None, # New data instead: a `TSMetaDataset`, rows `(rows, vars, len)`, or a pair `(X, y)`
     probs:bool=False, # One more column `p_<label>` per label
-    with_loss:bool=True, # The loss of each row, where there are targets; in the units of training, if a transform scales targets
+    with_loss:bool=True, # The loss of each row, where there are targets; in the units of training
     with_input:bool=False, # A column `input`: what the model was given, one array `(vars, len)` per row
-    save=None, # Write to this `.parquet` or `.csv` file instead, in pieces, however many rows there are; of several processes, the first writes
-    by=None, # Join windows: one line per 'dataset', per time 'step', or per value of a column (or several) such as 'person'
-    **kwargs, # Changes to the loader: `bs`, `num_workers`, …; and beside `by`, `how`: the 'mean' of probabilities or numbers (usual) or 'vote'
-): # DataFrame: dataset, name, row, start, end (of windows), info columns, target, prediction, probability, loss; or the path of the file
+    save=None, # Write to this `.parquet` or `.csv` file instead, in pieces; of several processes, the first writes
+    by=None, # Join windows: one line per 'dataset', per time 'step', or per value of columns such as 'person'
+    **kwargs, # Changes to the loader: `bs`, `num_workers`, …; and beside `by`, `how`: 'mean' (usual) or 'vote'
+): # DataFrame: dataset, name, row, start, end, info columns, target, prediction, probability, loss; or the path
     "Predict rows, and return a table that says where each comes from, what it is, and what the model predicts"
     how = kwargs.pop('how', None)
-    if how is not None and by is None: raise ValueError(f"how={how!r} says how windows are joined; say into what, such as by='dataset'.")
+    if how is not None and by is None:
+        raise ValueError(f"how={how!r} says how windows are joined; say into what, such as by='dataset'.")
     dl = _loader(self, ds_idx, dl, data, kwargs)
     if by is not None: return _predict_joined(self, dl, by, how or 'mean', probs, with_input, save)
     table = RowTable(dl.dataset, _trained_schema(self, dl), self.loss_func, probs)
@@ -468,13 +497,16 @@ def predict_table(self:Learner,
         parts = []
         _predict(self, dl, table, parts.append, with_loss, with_input)
         return parts[0].infer_objects()
-    if with_input and str(save).endswith('.csv'): raise ValueError('with_input=True needs a column of arrays, which .csv has not: save as .parquet.')
-    return _write(dl, TableFile(save, table.hints()), lambda write: _predict(self, dl, table, write, with_loss, with_input, 1 << 20))
+    if with_input and str(save).endswith('.csv'):
+        raise ValueError('with_input=True needs a column of arrays, which .csv has not: save as .parquet.')
+    return _write(dl, TableFile(save, table.hints()), lambda write: _predict(self, dl, table, write, with_loss,
+        with_input, 1 << 20))
 
 def _joiner(table, by, how):
     "Return what joins the rows of a table; what cannot be joined is refused before anything is predicted"
     schema = table.schema
-    if schema.kind == 'multi' or np.prod(schema.y_shape, dtype=int) != 1: raise ValueError(f'by= joins single labels or numbers, but rows have several each: {schema!r}. Leave by= out.')
+    if schema.kind == 'multi' or np.prod(schema.y_shape, dtype=int) != 1:
+        raise ValueError(f'by= joins single labels or numbers, but rows have several each: {schema!r}. Leave by= out.')
     if by == 'step' and how != 'mean': raise ValueError(f"Time steps are joined by their mean, got how={how!r}.")
     if how == 'vote' and schema.kind == 'float': raise ValueError("Numbers cannot vote: use how='mean'.")
     join = StepJoiner(schema.vocab) if by == 'step' else WindowJoiner(by, how, schema.vocab)
@@ -482,8 +514,14 @@ def _joiner(table, by, how):
 
 def _predict_joined(learn, dl, by, how, probs, with_input, save):
     "Predict windows and join them as they come"
-    if with_input: raise ValueError('with_input=True shows what each row was; joined rows have no input of their own. Leave by= or with_input= out.')
-    if save is not None and by == 'step': raise ValueError("by='step' needs all windows of a recording at once, so it is not written in pieces: leave save= out and write the table, or predict recording by recording.")
+    if with_input:
+        raise ValueError(
+            'with_input=True shows what each row was; joined rows have no input of their own. Leave by= or '
+            'with_input= out.')
+    if save is not None and by == 'step':
+        raise ValueError(
+            "by='step' needs all windows of a recording at once, so it is not written in pieces: leave save= out and "
+            "write the table, or predict recording by recording.")
     table = RowTable(dl.dataset, _trained_schema(learn, dl), learn.loss_func, probs=True)
     join, file = _joiner(table, by, how), None if save is None else TableFile(save, table.hints())
     _predict(learn, dl, table, join.add, enough=1 << 20)
@@ -497,7 +535,8 @@ def _predict(learn, dl, table, write, with_loss=False, with_input=False, enough=
     if not len(meta): return write(table.empty())
     classes = (len(schema.vocab), table.axis) if schema.kind == 'class' else None
     act = _activation(learn.loss_func, schema.kind, table.axis)
-    cb = RowCollector(dl, lambda *rows: write(table(*rows)), classes, act, table.labelled and with_loss, with_input, enough, _units(dl, schema))
+    cb = RowCollector(dl, lambda *rows: write(table(*rows)), classes, act, table.labelled and with_loss, with_input,
+        enough, _units(dl, schema))
     with meta.set_split_idx(1), learn.validation_context(cbs=[cb]): learn._do_epoch_validate(dl=dl)
     table.warn()
 
@@ -514,7 +553,8 @@ def score_by(
 )->pd.DataFrame: # rows, accuracy and commonest mistake of labels, or mean absolute error of numbers; mean loss
     "Score each dataset or group, worst first"
     keys, rest = group_columns(table, by)
-    if 'target' not in table: raise ValueError('These rows have no targets, so nothing can be said about how well they were predicted.')
+    if 'target' not in table:
+        raise ValueError('These rows have no targets, so nothing can be said about how well they were predicted.')
     labels = 'probability' in table
     if labels: what, score = 'accuracy', (table.target == table.prediction).astype(float)
     else: what, score = 'mae', [np.abs(np.subtract(t, p)).mean() for t, p in zip(table.target, table.prediction)]

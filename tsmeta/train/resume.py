@@ -66,7 +66,9 @@ class Checkpoints:
         except OSError as e:
             temporary.unlink(missing_ok=True)
             before = [f'The checkpoint before, {f.name}, is kept.' for f in self.files[:1]] or ['There is none before.']
-            raise OSError(f'A checkpoint of {len(data)/1e6:,.1f} MB could not be written to {self.folder}: {e.strerror}. {before[0]} Make room and start again.') from e
+            raise OSError(
+                f'A checkpoint of {len(data)/1e6:,.1f} MB could not be written to {self.folder}: {e.strerror}. '
+                f'{before[0]} Make room and start again.') from e
         for f in self.files[self.keep:]: f.unlink(missing_ok=True)
         return file
 
@@ -77,11 +79,16 @@ class Checkpoints:
             data = f.read_bytes()
             step, digest = f.stem.split('-')
             if _digest(data) != digest:
-                warnings.warn(f'Checkpoint {f.name} is damaged ({len(data):,} bytes that do not match its name); going back to the one before.')
+                warnings.warn(
+                    f'Checkpoint {f.name} is damaged ({len(data):,} bytes that do not match its name); going back to '
+                    'the one before.')
                 continue
             try: return int(step), torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
             except Exception as e: raise ValueError(f'{f} is no checkpoint: {str(e)[:100]}') from None
-        if files: raise ValueError(f'{self.folder}: all {len(files)} checkpoints are damaged. Remove them to start anew, or bring back a copy.')
+        if files:
+            raise ValueError(
+                f'{self.folder}: all {len(files)} checkpoints are damaged. Remove them to start anew, or bring back a '
+                'copy.')
 
     def __repr__(self): return f'Checkpoints: {len(self.files)} of at most {self.keep} in {self.folder}'
 
@@ -112,7 +119,8 @@ def interval(
         time_text = re.fullmatch(r'\s*(\d*\.?\d+)\s*(s|min|h)\s*', every) if isinstance(every, str) else None
         seconds = float(time_text[1])*_UNITS[time_text[2]] if time_text else -1
     if seconds >= 0: return None, seconds
-    raise ValueError(f"every must be a number of batches such as 200, or a time such as '90s', '10min' or '1h', got {every!r}.")
+    raise ValueError(
+        f"every must be a number of batches such as 200, or a time such as '90s', '10min' or '1h', got {every!r}.")
 
 # %% ../../nbs/train/resume.ipynb #5c079504
 def _name(o):
@@ -148,7 +156,8 @@ def changes(
     now:dict, # `config` of another
 )->list: # One text per difference
     "Return in words what differs"
-    out = [f'{k} ({then[k]} then, {now[k]} now)' for k in ('optimizer', 'loss', 'epochs', 'transforms') if then[k] != now[k]]
+    out = [f'{k} ({then[k]} then, {now[k]} now)' for k in ('optimizer', 'loss', 'epochs',
+        'transforms') if then[k] != now[k]]
     for what, a, b in [('parameter', then['model'], now['model']), ('schedule of', then['schedule'], now['schedule'])]:
         odd = [k for k in [*a, *b] if a.get(k) != b.get(k)]
         for k in odd[:1]: out.append(f'the {what} {k} ({a.get(k, "absent")} then, {b.get(k, "absent")} now)')
@@ -165,7 +174,8 @@ class Stateful(Protocol):
 def _is_stateful(o): return issubclass(type(o), Stateful)
 
 def _counted(o):
-    "Return what a callback or metric has counted: its `state_dict()` if it has one, else its plain attributes, but for settings"
+    """Return what a callback or metric has counted: its `state_dict()` if it has one, else its plain attributes, but
+    for settings"""
     if _is_stateful(o):
         try: return plain(o.state_dict())
         except TypeError as e: raise TypeError(f'{type(o).__name__}.state_dict: {e}') from None
@@ -190,7 +200,8 @@ def _counters(learn):
 def _rng():
     "Return the states of the global random generators"
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return dict(python=random.getstate(), numpy=np.random.get_state(legacy=False), torch=torch.get_rng_state(), cuda=cuda)
+    return dict(python=random.getstate(), numpy=np.random.get_state(legacy=False), torch=torch.get_rng_state(),
+        cuda=cuda)
 
 def _set_rng(s):
     random.setstate(s['python'])
@@ -213,14 +224,16 @@ def _process_state(learn):
     own = vars(learn)
     started = vars(own['recorder']).get('start_epoch') if 'recorder' in own else None
     return plain(dict(
-        rng=_rng(), clock=0. if started is None else time.time() - started, counted={k: _counted(o) for k, o in _counters(learn).items()},
+        rng=_rng(), clock=0. if started is None else time.time() - started,
+            counted={k: _counted(o) for k, o in _counters(learn).items()},
         marks={k: own[k] for k in _MARKS if own.get(k) is not None}))
 
 def training_state(learn)->dict:
     "Return the state of a training between two batches, in tensors and plain containers"
     loss, scaler = learn.loss_func, vars(learn).get('scaler')
     return plain(dict(
-        model=_bare(learn.model).state_dict(), loss=loss.state_dict() if _is_stateful(loss) else {}, opt=learn.opt.state_dict(),
+        model=_bare(learn.model).state_dict(), loss=loss.state_dict() if _is_stateful(loss) else {},
+            opt=learn.opt.state_dict(),
         grads=[_gradient(p) for p in learn.model.parameters()], scaler=scaler.state_dict() if scaler else {},
         data=[_loader_state(dl) for dl in learn.dls.loaders], processes=gather_objects(_process_state(learn))))
 
@@ -238,7 +251,8 @@ def check_fields(
     for k, v in found.items():
         if k not in fields: raise ValueError(f'{where} is damaged: {k} is {str(v)[:60]}, which is no field.')
         kinds = fields[k] if isinstance(fields[k], tuple) else (fields[k],)
-        if not isinstance(v, kinds) or isinstance(v, bool) and bool not in kinds: raise ValueError(f'{where} is damaged: {k} is {str(v)[:60]}.')
+        if not isinstance(v, kinds) or isinstance(v, bool) and bool not in kinds:
+            raise ValueError(f'{where} is damaged: {k} is {str(v)[:60]}.')
 
 @contextmanager
 def blaming(
@@ -249,57 +263,74 @@ def blaming(
     except Exception as e: raise ValueError(f'{where} is damaged: {type(e).__name__}: {str(e)[:200]}') from e
 
 _NUMBERS = int, float, bool, type(None)
-_CONTENT = dict(version=int, at=dict, first=dict, model=dict, loss=dict, opt=dict, grads=list, scaler=dict, data=list, processes=list)
+_CONTENT = dict(version=int, at=dict, first=dict, model=dict, loss=dict, opt=dict, grads=list, scaler=dict, data=list,
+    processes=list)
 _CONFIG = dict(model=dict, optimizer=list, loss=str, epochs=int, schedule=dict, transforms=list)
 _PROCESS = dict(rng=dict, clock=(int, float), counted=dict, marks=dict)
-_KINDS = dict(train_iter=int, pct_train=(int, float), loss=(torch.Tensor, int, float), smooth_loss=(torch.Tensor, int, float), final_record=(list, dict), training=bool)
+_KINDS = dict(train_iter=int, pct_train=(int, float), loss=(torch.Tensor, int, float),
+    smooth_loss=(torch.Tensor, int, float), final_record=(list, dict), training=bool)
 
 def _check_place(at, learn, where):
     "Raise a `ValueError` unless a checkpoint stands at a batch that a training has"
     check_fields(at, dict(epoch=int, phase=str, batch=int), where)
     phases = dict(train=len(learn.dls.train), valid=len(learn.dls.valid) if len(learn.dls.loaders) > 1 else 0, done=0)
-    if at['phase'] not in phases: raise ValueError(f'{where} is damaged: phase is {at["phase"]}; there are train, valid and done.')
-    if not 0 <= at['epoch'] <= learn.n_epoch: raise ValueError(f'{where} is damaged: epoch is {at["epoch"]} of {learn.n_epoch}.')
-    if not 0 <= at['batch'] <= phases[at['phase']]: raise ValueError(f'{where} is damaged: batch is {at["batch"]} of {phases[at["phase"]]}.')
+    if at['phase'] not in phases:
+        raise ValueError(f'{where} is damaged: phase is {at["phase"]}; there are train, valid and done.')
+    if not 0 <= at['epoch'] <= learn.n_epoch:
+        raise ValueError(f'{where} is damaged: epoch is {at["epoch"]} of {learn.n_epoch}.')
+    if not 0 <= at['batch'] <= phases[at['phase']]:
+        raise ValueError(f'{where} is damaged: batch is {at["batch"]} of {phases[at["phase"]]}.')
 
 def _check_tensors(found, wanted, where):
     "Raise a `ValueError` unless tensors have the names, types and shapes of others"
     check_fields(found, dict.fromkeys(wanted, torch.Tensor), where)
     for k, v in wanted.items():
         if found[k].shape != v.shape or found[k].dtype != v.dtype:
-            raise ValueError(f'{where} is damaged: {k} is {found[k].dtype} {tuple(found[k].shape)} instead of {v.dtype} {tuple(v.shape)}.')
+            raise ValueError(
+                f'{where} is damaged: {k} is {found[k].dtype} {tuple(found[k].shape)} instead of {v.dtype} '
+                f'{tuple(v.shape)}.')
 
 def _check_optimizer(found, opt, where):
     "Raise a `ValueError` unless an optimizer of fastai can take this state"
     params = [p for p, *_ in opt.all_params()]
     check_fields(found, dict(state=list, hypers=(list, dict)), where)
     with blaming(f'{where}.hypers'): hypers = list(revived(found['hypers']))
-    if len(hypers) != len(opt.hypers) or len(found['state']) != len(params): raise ValueError(f'{where} is damaged: hypers or state have other lengths.')
-    for k, (mine, new) in enumerate(zip(opt.hypers, hypers)): check_fields(new, dict.fromkeys(mine, _NUMBERS), f'{where}.hypers.{k}')
+    if len(hypers) != len(opt.hypers) or len(found['state']) != len(params):
+        raise ValueError(f'{where} is damaged: hypers or state have other lengths.')
+    for k, (mine, new) in enumerate(zip(opt.hypers, hypers)):
+        check_fields(new, dict.fromkeys(mine, (int, float, bool)), f'{where}.hypers.{k}')
+        for name, v in new.items():
+            if not 0 <= v < float('inf'): raise ValueError(f'{where}.hypers.{k} is damaged: {name} is {v}.')
     for k, (p, state) in enumerate(zip(params, found['state'])):
         check_fields(state, dict.fromkeys(state, (torch.Tensor, *_NUMBERS)), f'{where}.state.{k}')
         for name, v in state.items():
-            if isinstance(v, torch.Tensor) and v.shape not in (p.shape, ()): raise ValueError(f'{where}.state.{k} is damaged: {name} has shape {tuple(v.shape)}.')
+            if isinstance(v, torch.Tensor) and v.shape not in (p.shape, ()):
+                raise ValueError(f'{where}.state.{k} is damaged: {name} has shape {tuple(v.shape)}.')
 
 def _check_process(found, where):
     check_fields(found, _PROCESS, where)
     check_fields(found['marks'], _KINDS, f'{where}.marks', _MARKS)
     marks = found['marks']
     if not found['clock'] >= 0: raise ValueError(f'{where} is damaged: clock is {found["clock"]}.')
-    if marks.get('train_iter', 0) < 0: raise ValueError(f'{where}.marks is damaged: train_iter is {marks["train_iter"]}.')
-    if not 0 <= marks.get('pct_train', 0) <= 1: raise ValueError(f'{where}.marks is damaged: pct_train is {marks["pct_train"]}.')
+    if marks.get('train_iter', 0) < 0:
+        raise ValueError(f'{where}.marks is damaged: train_iter is {marks["train_iter"]}.')
+    if not 0 <= marks.get('pct_train', 0) <= 1:
+        raise ValueError(f'{where}.marks is damaged: pct_train is {marks["pct_train"]}.')
 
 def check_config(
     content, # Of a checkpoint
     where:str, # The file
 ):
-    "Raise a `ValueError` that names file and field unless version and description of a checkpoint are right; files of version 0.1 have no number"
+    """Raise a `ValueError` that names file and field unless version and description of a checkpoint are right; files
+    of version 0.1 have no number"""
     check_fields(content, _CONTENT, where, optional=('version',))
-    if content.get('version', 1) != 1: raise ValueError(f'{where} has version {content["version"]}; this tsmeta reads version 1. Update tsmeta.')
+    if content.get('version', 1) != 1:
+        raise ValueError(f'{where} has version {content["version"]}; this tsmeta reads version 1. Update tsmeta.')
     first = content['first']
     check_fields(first, dict(facts=dict, prints=list, processes=int), f'{where}: first')
     check_fields(first['facts'], _CONFIG, f'{where}: first.facts')
-    for k, prints in enumerate(first['prints']): check_fields(prints, dict(datasets=str, rows=str, order=str), f'{where}: first.prints.{k}')
+    for k, prints in enumerate(first['prints']):
+        check_fields(prints, dict(datasets=str, rows=str, order=str), f'{where}: first.prints.{k}')
     for k, data in enumerate(content['data']):
         check_fields(data, dict(state=dict, mix=object), f'{where}: data.{k}')
         if 'batch' not in data['state']: continue # the state of a stream is checked by the stream
@@ -316,10 +347,12 @@ def check_content(
     _check_tensors(content['model'], _bare(learn.model).state_dict(), f'{where}: model')
     if isinstance(learn.opt, Optimizer): _check_optimizer(content['opt'], learn.opt, f'{where}: opt')
     for what, wanted in [('grads', len(params)), ('data', len(learn.dls.loaders)), ('processes', group_size())]:
-        if len(content[what]) != wanted: raise ValueError(f'{where}: {what} is damaged: it holds {len(content[what])} instead of {wanted}.')
+        if len(content[what]) != wanted:
+            raise ValueError(f'{where}: {what} is damaged: it holds {len(content[what])} instead of {wanted}.')
     for k, (p, g) in enumerate(zip(params, content['grads'])):
         fits = isinstance(g, torch.Tensor) and g.shape == p.shape
-        if not fits and g is not None and type(g) is not int: raise ValueError(f'{where}: grads is damaged: {k} is {str(g)[:60]}.')
+        if not fits and g is not None and type(g) is not int:
+            raise ValueError(f'{where}: grads is damaged: {k} is {str(g)[:60]}.')
     for k, process in enumerate(content['processes']): _check_process(process, f'{where}: processes.{k}')
 
 # %% ../../nbs/train/resume.ipynb #0378ff29
@@ -374,7 +407,7 @@ class SaveResume(Callback):
     "Keep the state of a training in a folder, and go on from there when the same training is started again"
     order = 1000
     def __init__(self,
-        folder, # One folder per training; a later `fit` with the same callback, such as the second of `fine_tune`, gets a folder in it
+        folder, # One folder per training; a later `fit` with the same callback (`fine_tune` has two) gets a folder in it
         every='1min', # How often: batches (200) or time ('90s', '10min', '1h')
         keep:int=2, # How many checkpoints stay
     ):
@@ -408,13 +441,17 @@ class SaveResume(Callback):
     def _check_loaders(self):
         for dl in self.dls.loaders:
             if not isinstance(dl, (TSMetaDataLoader, TSStreamLoader)):
-                raise TypeError(f'SaveResume goes on from the place of a TSMetaDataLoader, but this learner has a {type(dl).__name__}.')
+                raise TypeError(
+                    'SaveResume goes on from the place of a TSMetaDataLoader, but this learner has a '
+                    f'{type(dl).__name__}.')
 
     def _newest(self):
         self.checkpoints.remove_orphans()
         return self.checkpoints.newest()
 
-    def _now(self): return dict(facts=config(self.learn), prints=[dl.fingerprints() for dl in self.dls.loaders], processes=group_size())
+    def _now(self):
+        return dict(facts=config(self.learn), prints=[dl.fingerprints() for dl in self.dls.loaders],
+            processes=group_size())
 
     def _note_time(self): self._batches, self._time = 0, time.monotonic()
 
@@ -442,7 +479,10 @@ def _refuse_others(self:SaveResume, first):
     for k, (dl, then, kept) in enumerate(zip(loaders, prints, self._kept['data'])):
         part = f'validation set {k}' if k else 'the training set'
         odd += [f'{change} of {part}' for change in _loader_changes(dl, then, kept['state'])]
-    if odd: raise ValueError(f'{self.checkpoints.folder} holds another training. What changed: {"; ".join(odd)}. Set it up as it was, or choose another folder.')
+    if odd:
+        raise ValueError(
+            f'{self.checkpoints.folder} holds another training. What changed: {"; ".join(odd)}. Set it up as it was, '
+            'or choose another folder.')
 
 # %% ../../nbs/train/resume.ipynb #b71fd077
 @patch
@@ -508,7 +548,9 @@ def after_fit(self:SaveResume):
 @patch
 def _save(self:SaveResume, phase, batch):
     if phase == 'train' and self._plan_now() is not self._plan:
-        raise ValueError('The mix was changed in the middle of an epoch, so a checkpoint could not tell which rows are left. Change it between epochs, in before_epoch or after_epoch.')
+        raise ValueError(
+            'The mix was changed in the middle of an epoch, so a checkpoint could not tell which rows are left. '
+            'Change it between epochs, in before_epoch or after_epoch.')
     at, step = dict(epoch=self.epoch, phase=phase, batch=batch), self._step + (phase == 'done')
     content = dict(version=1, at=at, first=self._first, **training_state(self.learn))
     from_rank_0(lambda: self.checkpoints.write(step, content).name)
