@@ -272,10 +272,11 @@ def _history(learn):
 
 def _finish(run, learn, mds, by):
     "Write the results into the folder of a run"
+    history = _history(learn) # before predicting, which adds to the recorder
     predictions = predict_parts(learn, list(mds.splits))
-    tables = dict(history=_history(learn), predictions=predictions, datasets=score_parts(predictions),
-        mixture=plan_table(learn.dls.train),
-                  dataset_history=learn.dataset_metrics.drop(columns=['part', 'by']))
+    tables = dict(
+        history=history, predictions=predictions, datasets=score_parts(predictions), mixture=plan_table(learn.dls.train),
+        dataset_history=learn.dataset_metrics.drop(columns=['part', 'by']))
     if by: tables['groups'] = score_parts(predictions, by)
     for name, table in tables.items(): table.to_csv(run/f'{name}.csv', index=False)
     save_learner(learn, run)

@@ -257,7 +257,7 @@ def _arch(learn, arch, kwargs):
     name = arch or vars(model).get('__name__', type(model).__name__)
     return dict(name=name, c_in=ds.vars, c_out=ds.c, seq_len=ds.len, d=ds.d, kwargs=dict(kwargs or {}))
 
-_ARCH = dict(name=str, c_in=int, c_out=int, seq_len=int, d=(int, list, tuple, type(None)), kwargs=dict)
+_ARCH = dict(name=str, c_in=int, c_out=(int, type(None)), seq_len=int, d=(int, list, tuple, type(None)), kwargs=dict)
 
 def _build(spec):
     with torch.random.fork_rng(devices=[]):
@@ -268,9 +268,10 @@ def _shapes(model): return {k: (tuple(v.shape), v.dtype) for k, v in model.state
 def _check_weights(wanted, weights):
     "Raise a `ValueError` that names the weights which do not fit names, shapes and types"
     found = {k: (tuple(v.shape), v.dtype) for k, v in weights.items()}
-    wrong = [f'{k} is missing' for k in wanted if k not in found] + [f'{k} is too many'
-        for k in found if k not in wanted]
-    for k in wanted.keys() & found.keys():
+    wrong = [f'{k} is missing' for k in wanted if k not in found]
+    wrong += [f'{k} is too many' for k in found if k not in wanted]
+    for k in wanted:
+        if k not in found: continue
         if found[k][0] != wanted[k][0]: wrong.append(f'{k} has shape {found[k][0]} instead of {wanted[k][0]}')
         elif found[k][1] != wanted[k][1]:
             wrong.append(f'{k} is of {found[k][1]}, this architecture has {wanted[k][1]} there')
@@ -289,7 +290,7 @@ def _rebuild(spec, weights):
     "Build the model of a description with these weights; a `ValueError` if they do not fit"
     check_fields(spec, _ARCH, 'The description of the architecture')
     for k in ('c_in', 'c_out', 'seq_len'):
-        if not 0 <= spec[k] < 2**31:
+        if spec[k] is not None and not 0 <= spec[k] < 2**31:
             raise ValueError(f'The description of the architecture is damaged: {k} is {spec[k]}.')
     _check_on_meta(spec, weights)
     model = _build(spec)
