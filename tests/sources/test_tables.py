@@ -8,7 +8,7 @@ from fastai.learner import Learner
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from tsmeta.train import predict as predict_module
+import tsmeta.train.predict as predict
 from tsmeta.data.datasets import TSMetaDatasets
 from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.train.predict import TableFile
@@ -35,9 +35,9 @@ def learner(kind='class', c=3, **kwargs):
 @pytest.mark.parametrize('ending', ['parquet', 'csv'])
 def test_in_pieces_and_whole(kind, c, ending, tmp_path, monkeypatch):
     learn, pieces = learner(kind, c), []
-    monkeypatch.setattr(predict_module, '_predict', lambda *a, f=predict_module._predict, **k: f(*a[:5], (lambda t: (pieces.append(len(t)), a[5](t))) if len(a) > 5 else None))
-    real = predict_module.Deliveries.__init__
-    monkeypatch.setattr(predict_module.Deliveries, '__init__', lambda self, *a: (real(self, *a), setattr(self, 'enough', self.enough and 40))[0])
+    real, write = predict.RowCollector.__init__, predict.TableFile.write
+    monkeypatch.setattr(predict.TableFile, 'write', lambda self, t: (pieces.append(len(t)), write(self, t))[1])
+    monkeypatch.setattr(predict.RowCollector, '__init__', lambda self, *a: (real(self, *a), setattr(self, 'enough', self.enough and 40))[0])
     whole = learn.predict_table(probs=kind == 'class', with_input=ending == 'parquet')
     path = learn.predict_table(probs=kind == 'class', with_input=ending == 'parquet', save=tmp_path/f't.{ending}')
     back = pd.read_parquet(path) if ending == 'parquet' else pd.read_csv(path)

@@ -1,5 +1,4 @@
 "Scores by dataset: whatever the loader does, each dataset gets the score of its own rows."
-import time
 import warnings
 
 import matplotlib.pyplot as plt

@@ -7,9 +7,9 @@ from fastai.learner import AvgLoss, mk_metric
 from fastai.metrics import F1Score, accuracy, rmse
 from torch import nn
 
-from tsmeta.load.distributed import over_ranks
+from tsmeta.load.distributed import sum_over_ranks
 from tsmeta.splits.index import Index
-from tsmeta.train.metrics import Pass
+from tsmeta.train.metrics import EpochAccumulator
 
 LENS = [20, 0, 41, 7]
 
@@ -19,7 +19,7 @@ def rows(): return torch.randn(68, 3, generator=torch.Generator().manual_seed(0)
 
 def scored(ids, bs=9):
     pred, y = rows()
-    p = Pass({m.name: m for m in map(mk_metric, [AvgLoss(), accuracy, F1Score(average='macro')])}, nn.CrossEntropyLoss(), Index(LENS), {'half': (np.array([0, 0, 1, -1]), 2)})
+    p = EpochAccumulator({m.name: m for m in map(mk_metric, [AvgLoss(), accuracy, F1Score(average='macro')])}, nn.CrossEntropyLoss(), Index(LENS), {'half': (np.array([0, 0, 1, -1]), 2)})
     for k in range(0, len(ids), bs): p.add(ids[k:k+bs], pred[ids[k:k+bs]], y[ids[k:k+bs]])
     return {by: (s.rows, s.value, s.low) for by, s in p.scores().items()}
 
@@ -27,7 +27,7 @@ def scored(ids, bs=9):
 def run(rank, where, out, only_first):
     dist.init_process_group('gloo', init_method=f'file://{where}', rank=rank, world_size=2)
     mine = np.arange(68)[rank::2] if not only_first else np.arange(68) if rank == 0 else np.zeros(0, np.int64)
-    torch.save((scored(mine), over_ranks(np.array([rank + 1., 2.]))), f'{out}/{rank}.pt')
+    torch.save((scored(mine), sum_over_ranks(np.array([rank + 1., 2.]))), f'{out}/{rank}.pt')
     dist.destroy_process_group()
 
 

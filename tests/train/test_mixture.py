@@ -68,7 +68,7 @@ def test_a_broken_epoch_is_counted_as_far_as_it_went():
             if self.training and self.iter == 2: raise CancelFitException
     learn = learner()
     cb = TrackDatasets()
-    with learn.no_logging(), pytest.raises(ValueError, match='Nobody counted'):
+    with learn.no_logging(), pytest.raises(ValueError, match='Rows were not counted'):
         learn.fit(1, cbs=[cb, Break()])
         learn.datasets_seen
 

@@ -43,7 +43,7 @@ def same(got, want, probs=True):
 def test_it_is_the_joined_table(y, by, monkeypatch):
     learn = learner(recordings(y))
     whole = learn.predict_table(probs=y != 'float')
-    monkeypatch.setattr(tsmeta.train.predict.Deliveries, 'after_batch', flushing(tsmeta.train.predict.Deliveries.after_batch))
+    monkeypatch.setattr(tsmeta.train.predict.RowCollector, 'after_batch', flushing(tsmeta.train.predict.RowCollector.after_batch))
     for how in ('mean', 'vote') if by != 'step' and y != 'float' else ('mean',):
         want = join_steps(whole) if by == 'step' else join_windows(whole, by, how)
         same(learn.predict_table(by=by, how=how, probs=True), want)
@@ -98,7 +98,7 @@ def test_saved(suffix, tmp_path):
 
 def test_what_is_kept_grows_with_the_recordings_not_with_the_windows(monkeypatch):
     kept, learn = [], learner(recordings(stride=1))
-    monkeypatch.setattr(tsmeta.train.predict.Deliveries, 'after_batch', flushing(tsmeta.train.predict.Deliveries.after_batch))
+    monkeypatch.setattr(tsmeta.train.predict.RowCollector, 'after_batch', flushing(tsmeta.train.predict.RowCollector.after_batch))
     result = tsmeta.train.predict.WindowJoiner.result
     monkeypatch.setattr(tsmeta.train.predict.WindowJoiner, 'result', lambda self: (kept.append(sum(map(len, self.facts + self.sums + self.targets))), result(self))[1])
     learn.predict_table(by='dataset', bs=64)

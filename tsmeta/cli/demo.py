@@ -1,4 +1,4 @@
-"""The whole way on 140 real recordings: train on seven people, test on three the model never saw, and see whom it fails
+"""`tsmeta demo`: train on seven people of 140 real recordings, test on three the model never saw, and show which recordings it fails on
 
 Docs: https://tsmeta.github.io/tsmeta/cli/demo.html.md"""
 
@@ -12,6 +12,7 @@ __all__ = ['HELD_OUT', 'BS', 'LR', 'Report', 'watch_learner', 'watch_loaders', '
 # %% ../../nbs/cli/demo.ipynb #589d4811
 import copy, json, os, subprocess, sys, time, torch
 import matplotlib.pyplot as plt, numpy as np, pandas as pd
+from contextlib import contextmanager
 from fastai.callback.core import Callback, CancelValidException
 from fastai.learner import Learner, load_learner
 from fastai.metrics import accuracy
@@ -28,45 +29,44 @@ HELD_OUT, BS, LR = ['P08', 'P09', 'P10'], 32, 1e-3
 
 # %% ../../nbs/cli/demo.ipynb #a7338dc5
 def _tsai():
-    "What the demo needs of tsai"
-    try: from tsai.basics import TSCategorize, TSDataLoaders, TSDatasets, TSStandardize, ts_learner
+    "Return the module of tsai that the demo uses; an error says how to install it"
+    try: import tsai.basics
     except ModuleNotFoundError as e:
-        raise ModuleNotFoundError(f"The demo trains a model of tsai, which lacks {e.name}: pip install 'tsmeta[tsai]'.") from None
-    return TSCategorize, TSDataLoaders, TSDatasets, TSStandardize, ts_learner
+        raise ModuleNotFoundError(
+            f"The demo trains a model of tsai, which lacks {e.name}: pip install 'tsmeta[tsai]'.") from None
+    return tsai.basics
 
 class Report(Callback):
-    "Say one line per epoch"
+    "Print one line per epoch"
     order = 60
     def __init__(self, label): self.label = label
     def before_epoch(self): self.started = time.perf_counter()
     def after_epoch(self):
-        loss, _, acc = self.recorder.values[-1]
-        print(f'  {self.label}, epoch {self.epoch+1} of {self.n_epoch}: training loss {loss:.3f}, accuracy on people never seen {acc:.3f} '
-              f'({time.perf_counter()-self.started:.0f} s)', flush=True)
+        loss, _, accuracy = self.recorder.values[-1]
+        seconds = time.perf_counter() - self.started
+        print(f'  {self.label}, epoch {self.epoch+1} of {self.n_epoch}: training loss {loss:.3f}, accuracy on people never seen {accuracy:.3f} ({seconds:.0f} s)', flush=True)
 
 def watch_learner(
     dls, # Loaders of windows
     seed:int=0, # Decides the weights to start from
     arch='InceptionTimePlus', # Name of an architecture of tsai, or a model
 )->Learner:
-    "Make a learner with a model of tsai"
-    *_, ts_learner = _tsai()
-    return ts_learner(dls, arch=arch, metrics=accuracy, seed=seed)
+    "Return a learner with a model of tsai"
+    return _tsai().ts_learner(dls, arch=arch, metrics=accuracy, seed=seed)
 
 def watch_loaders(
     mds, # A split metadataset
     seed:int=0, # Decides the order
 ):
-    "Make loaders that standardise each variable by the statistics of a batch"
-    *_, TSStandardize, _ = _tsai()
-    return mds.dataloaders(bs=BS, val_bs=256, batch_tfms=TSStandardize(by_var=True), seed=seed)
+    "Return loaders that standardise each variable by the statistics of a batch"
+    return mds.dataloaders(bs=BS, val_bs=256, batch_tfms=_tsai().TSStandardize(by_var=True), seed=seed)
 
 def train_watch(
     mds, # A split metadataset
     seed:int=0, # Decides the weights to start from and the order
     epochs:int=5, # Passes over the training set
 )->Learner:
-    "Train on the first part and watch the second, with a line of text per epoch"
+    "Train on the first part and validate on the second, with a line of text per epoch"
     learn = watch_learner(watch_loaders(mds, seed), seed)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(epochs, LR, cbs=Report(f'seed {seed}'))
     return learn
@@ -76,13 +76,15 @@ def concatenated_loaders(
     mds, # A split metadataset
     order, # Rows of its training set in the order of the epoch
 ):
-    "Make tsai's own loaders over one array that holds all windows, going through the training rows in a given order"
-    TSCategorize, TSDataLoaders, TSDatasets, TSStandardize, _ = _tsai()
-    meta = mds.metadataset
+    "Return tsai's own loaders over one array that holds all windows, going through the training rows in a given order"
+    ts, meta = _tsai(), mds.metadataset
     X, y = np.concatenate([s.open()[0] for s in meta.datasets]), np.concatenate([s.y for s in meta.datasets])
-    parts = TSDatasets(X, y, tfms=[None, TSCategorize()], splits=[list(v.ids()) for v in list(mds.splits.values())[:2]])
-    return TSDataLoaders.from_dsets(parts.train, parts.valid, bs=[BS, 256], batch_tfms=TSStandardize(by_var=True), num_workers=0,
-                                    shuffle_train=False, sampler=[order, None], device=torch.device('cpu'))
+    splits = [list(v.ids()) for v in list(mds.splits.values())[:2]]
+    parts = ts.TSDatasets(X, y, tfms=[None, ts.TSCategorize()], splits=splits)
+    return ts.TSDataLoaders.from_dsets(
+        parts.train, parts.valid, bs=[BS, 256], batch_tfms=ts.TSStandardize(by_var=True), num_workers=0,
+            shuffle_train=False, sampler=[order, None],
+        device=torch.device('cpu'))
 
 class TrainOnly(Callback):
     "Leave out validation"
@@ -97,14 +99,15 @@ def one_epoch(
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(1, LR, cbs=TrainOnly())
     return learn.model.state_dict()
 
+def _as_bytes(t): return np.atleast_1d(t.cpu().numpy()).view(np.uint8)
+
 def different_bytes(
     a, # name → tensor
     b, # name → tensor
 )->int:
-    "Count the bytes in which two sets of weights differ"
+    "Return the number of bytes in which two sets of weights differ"
     if a.keys() != b.keys(): raise ValueError(f'Not the same model: {sorted(a.keys() ^ b.keys())[:3]} is in one only.')
-    raw = lambda t: np.atleast_1d(t.cpu().numpy()).view(np.uint8)
-    return sum(int((raw(a[k]) != raw(b[k])).sum()) for k in a)
+    return sum(int((_as_bytes(a[k]) != _as_bytes(b[k])).sum()) for k in a)
 
 def same_as_concatenated(
     mds, # A split metadataset
@@ -115,10 +118,15 @@ def same_as_concatenated(
     if every > 1: mds = mds.metadataset.split(mds.train.ids()[::every], mds.valid.ids()[::every])
     dls = watch_loaders(mds, seed).cpu()
     model = watch_learner(dls, seed).model
-    a, b = [one_epoch(o, model) for o in (concatenated_loaders(mds, dls.train.get_idxs()), dls)]
-    return dls.train.plan.n_rows, sum(w.numel() for w in a.values()), different_bytes(a, b)
+    concatenated = one_epoch(concatenated_loaders(mds, dls.train.get_idxs()), model)
+    joined = one_epoch(dls, model)
+    numbers = sum(w.numel() for w in joined.values())
+    return dls.train.plan.n_rows, numbers, different_bytes(concatenated, joined)
 
 # %% ../../nbs/cli/demo.ipynb #3ae1215c
+def _windows_of(table, people, stride):
+    return watch_windows(table[table.person.isin(people)].reset_index(drop=True), stride)
+
 def predict_saved(
     out, # The demo's folder: it holds `learner.pkl` and `recordings`
     people, # Whose recordings to predict
@@ -126,8 +134,7 @@ def predict_saved(
 )->pd.DataFrame:
     "Load the exported learner, predict the recordings of some people, and write `predictions.csv`"
     out = Path(out)
-    table = write_watch(out/'recordings')
-    meta = watch_windows(table[table.person.isin(people)].reset_index(drop=True), stride)
+    meta = _windows_of(write_watch(out/'recordings'), people, stride)
     learn = load_learner(out/'learner.pkl')
     with learn.no_bar(): found = learn.predict_table(data=meta)
     found.to_csv(out/'predictions.csv', index=False)
@@ -140,9 +147,10 @@ def predict_afresh(
 )->pd.DataFrame:
     "Run `predict_saved` in a new Python process and read what it wrote"
     code = 'import json, sys; from tsmeta.cli.demo import predict_saved; predict_saved(*json.loads(sys.argv[1]))'
-    env = {**os.environ, 'PYTHONWARNINGS': 'ignore'}
-    done = subprocess.run([sys.executable, '-c', code, json.dumps([str(out), people, stride])], capture_output=True, text=True, env=env)
-    if done.returncode: raise RuntimeError(f'Predicting in a fresh process failed: {(done.stderr.strip().splitlines() or ["no message"])[-1]}')
+    args, env = json.dumps([str(out), people, stride]), {**os.environ, 'PYTHONWARNINGS': 'ignore'}
+    done = subprocess.run([sys.executable, '-c', code, args], capture_output=True, text=True, env=env)
+    said = done.stderr.strip().splitlines() or ['no message']
+    if done.returncode: raise RuntimeError(f'Predicting in a fresh process failed: {said[-1]}')
     return pd.read_csv(Path(out)/'predictions.csv')
 
 # %% ../../nbs/cli/demo.ipynb #f47b83ca
@@ -150,53 +158,75 @@ def draw_story(
     scores, # From `score_by`
     predictions, # From `predict_table`
     meta, # The metadataset that was predicted
-    color:str='exercise', # What the colours of the dots mean
+    color:str='exercise', # Column whose values are the colours of the dots
 ): # matplotlib figure
     "Draw the accuracy of each recording, worst first, above the worst windows of the two worst recordings"
     fig = plt.figure(figsize=(9, 7.4), layout='constrained')
     fig.get_layout_engine().set(w_pad=.12, h_pad=.08)
     axs = fig.subplots(3, 1, height_ratios=[4.2, 1, 1])
-    mean = np.average(scores.accuracy, weights=scores.rows)
+    mean, bad = np.average(scores.accuracy, weights=scores.rows), int((scores.accuracy < .5).sum())
     plot_scores(scores, color, ax=axs[0])
     axs[0].set_xlabel(f'{len(scores)} recordings of people the model never saw, worst first')
-    bad = int((scores.accuracy < .5).sum())
-    axs[0].set_title(f'{mean:.0%} of all windows are right, but in {bad} of {len(scores)} recordings most are wrong', loc='left', fontsize=12)
+    axs[0].set_title(f'{mean:.0%} of all windows are right, but in {bad} of {len(scores)} recordings most are wrong',
+        loc='left', fontsize=12)
     worst = worst_rows(predictions[predictions.dataset.isin(scores.dataset[:2])], 2)
     for ax, (_, r) in zip(axs[1:], worst.iterrows()): plot_row(r, meta, ax)
     axs[-1].set_xlabel('step (50 per second); the six lines are acceleration and rotation')
     return fig
 
+@contextmanager
+def _saved(path):
+    "Save the current figure"
+    yield
+    plt.gcf().savefig(path, dpi=200)
+    plt.close()
+
 def save_pictures(
     predictions, # From `predict_table`
     meta, # The metadataset that was predicted
     out, # Folder
-)->dict: # What each picture shows → its file
+)->dict: # Description of each picture → its file
     "Draw and save the pictures of the demo"
-    scores, files = score_by(predictions), {}
-    def confusion():
-        fig, ax = plt.subplots(figsize=(5.6, 5.2), layout='constrained')
-        plot_confusion(predictions, ax)
-        return fig
-    drawn = {'accuracy of each recording': ('demo.png', lambda: draw_story(scores, predictions, meta)), 'confusion matrix': ('confusion.png', confusion),
-             'worst windows': ('worst_windows.png', lambda: plot_worst(predictions, meta))}
-    for what, (name, draw) in drawn.items():
-        fig = draw()
-        fig.savefig(out/name, dpi=200)
-        plt.close(fig)
-        files[what] = out/name
+    out = Path(out)
+    files = {'accuracy of each recording': out/'demo.png', 'confusion matrix': out/'confusion.png',
+        'worst windows': out/'worst_windows.png'}
+    story, confusion, worst = files.values()
+    with _saved(story): draw_story(score_by(predictions), predictions, meta)
+    with _saved(confusion): plot_confusion(predictions, plt.subplots(figsize=(5.6, 5.2), layout='constrained')[1])
+    with _saved(worst): plot_worst(predictions, meta)
     return files
 
 # %% ../../nbs/cli/demo.ipynb #8f464a88
 def _train_all(mds, seeds, epochs):
-    "One learner per seed: the first of them, and the accuracy of each"
-    learners = (train_watch(mds, seed, epochs) for seed in range(seeds))
-    first = next(learners)
-    return first, [first.recorder.values[-1][2], *(learn.recorder.values[-1][2] for learn in learners)]
+    "Train a learner per seed; return the first of them, and the accuracy of each"
+    first, accuracies = None, []
+    for seed in range(seeds):
+        learn = train_watch(mds, seed, epochs)
+        accuracies.append(learn.recorder.values[-1][2])
+        if seed == 0: first = learn
+    return first, accuracies
 
-def _show(scores, n=12):
-    "The worst lines of the table of scores"
-    cols = [c for c in ('name', 'person', 'side', 'exercise', 'rows', 'accuracy', 'mistaken_for') if c in scores]
-    print(scores[cols].head(n).fillna('').to_string(index=False, float_format='{:.2f}'.format), flush=True)
+def _print_scores(scores, n=12):
+    "Print the worst lines of the table of scores"
+    columns = [c for c in ('name', 'person', 'side', 'exercise', 'rows', 'accuracy', 'mistaken_for') if c in scores]
+    print(scores[columns].head(n).fillna('').to_string(index=False, float_format='{:.2f}'.format), flush=True)
+
+def _print(text): print(text, flush=True)
+
+def _print_data(table, meta, mds):
+    people, exercises = table.person.nunique(), table.exercise.nunique()
+    _print(
+        f'{len(table)} recordings of {people} people doing {exercises} exercises: {len(meta):,} windows, joined '
+        'without copying.')
+    _print(
+        f'Training on {len(mds.train):,} windows of seven people; {", ".join(HELD_OUT)} ({len(mds.valid):,} windows) '
+        'are held out.')
+
+def _print_comparison(mds, every):
+    rows, n, differing = same_as_concatenated(mds, every=every)
+    _print(
+        f'One epoch over {rows:,} windows, here and over one concatenated array in the loader of tsai: '
+        f'{differing or "no"} bytes of the {n:,} weights differ.')
 
 def run_demo(
     out='tsmeta-demo', # Folder for all files
@@ -204,27 +234,27 @@ def run_demo(
     epochs:int=5, # Passes over the training set
     stride:int=50, # Steps from one window to the next
     every:int=2, # Compare with the concatenated array on every so manyth window
-)->dict: # What was made → its file
-    "Train on seven people, predict three others in a fresh process, show which recordings the model fails, and save it all"
-    out, say = Path(out).resolve(), lambda text: print(text, flush=True)
+)->dict: # Description of each result → its file
+    """Train on seven people, predict three others in a fresh process, show which recordings the model fails, and save
+    it all"""
+    out = Path(out).resolve()
     _tsai()
     table = write_watch(out/'recordings')
     meta = watch_windows(table, stride)
     mds = meta.split(HoldoutSplitter(valid=HELD_OUT, groups='person'))
-    say(f'{len(table)} recordings of {table.person.nunique()} people doing {table.exercise.nunique()} exercises: {len(meta):,} windows, joined without copying.')
-    say(f'Training on {len(mds.train):,} windows of seven people; {", ".join(HELD_OUT)} ({len(mds.valid):,} windows) are held out.')
-    learn, accs = _train_all(mds, seeds, epochs)
-    say(f'Mean accuracy on people never seen, over {seeds} seed{"s"*(seeds > 1)}: {np.mean(accs):.3f}')
-    rows, n, differing = same_as_concatenated(mds, every=every)
-    say(f'One epoch over {rows:,} windows, here and over one concatenated array in the loader of tsai: {differing or "no"} bytes of the {n:,} weights differ.')
+    _print_data(table, meta, mds)
+    learn, accuracies = _train_all(mds, seeds, epochs)
+    _print(f'Mean accuracy on people never seen, over {seeds} seed{"s"*(seeds > 1)}: {np.mean(accuracies):.3f}')
+    _print_comparison(mds, every)
     learn.export(out/'learner.pkl')
-    say('Exported the learner. Loading it in a fresh process and predicting there …')
+    _print('Exported the learner. Loading it in a fresh process and predicting there …')
     predictions = predict_afresh(out, HELD_OUT, stride)
     scores = score_by(predictions)
     scores.to_csv(out/'scores.csv', index=False)
-    say('The recordings it does worst on:')
-    _show(scores)
-    files = {'learner': out/'learner.pkl', 'predictions': out/'predictions.csv', 'scores of recordings': out/'scores.csv', 'recordings': out/'recordings',
-             **save_pictures(predictions, watch_windows(table[table.person.isin(HELD_OUT)].reset_index(drop=True), stride), out)}
-    say('\n'.join(f'{what:>28}  {os.path.relpath(f)}' for what, f in files.items()))
+    _print('The recordings it does worst on:')
+    _print_scores(scores)
+    files = {'learner': out/'learner.pkl', 'predictions': out/'predictions.csv',
+        'scores of recordings': out/'scores.csv', 'recordings': out/'recordings'}
+    files |= save_pictures(predictions, _windows_of(table, HELD_OUT, stride), out)
+    _print('\n'.join(f'{what:>28}  {os.path.relpath(f)}' for what, f in files.items()))
     return files

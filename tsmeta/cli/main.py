@@ -1,4 +1,4 @@
-"""The command `tsmeta`
+"""The commands of `tsmeta`
 
 Docs: https://tsmeta.github.io/tsmeta/cli/main.html.md"""
 
@@ -13,93 +13,117 @@ from pathlib import Path
 from typing import Annotated
 
 # %% ../../nbs/cli/main.ipynb #9399db3a
-from .options import app, choice, command, Config, DataOptions, RunOptions, say, SplitOptions, SplitOutput
-from .options import TrainOptions
+from .options import app, choice, command, Config, DataOptions, echo, RunOptions, SplitOptions
+from .options import SplitOutput, TrainOptions
 
 # %% ../../nbs/cli/main.ipynb #1f3be294
-Data = Annotated[str, typer.Argument(metavar='DATA', help='Folder, pattern, file, file::name, aeon:NAME, demo:watch, a store, or a URL of one.')]
+Data = Annotated[str, typer.Argument(metavar='DATA',
+    help='Folder, pattern, file, file::name, aeon:NAME, demo:watch, a store, or a URL of one.')]
 
-def _agg():
+def _no_screen():
     "Draw without a screen"
     os.environ.setdefault('MPLBACKEND', 'agg')
 
 @command
 def demo(
-    quick: Annotated[bool, typer.Option('--quick', help='About 30 seconds: one short training over half as many windows.')] = False,
+    quick: Annotated[bool, typer.Option('--quick',
+        help='About 30 seconds: one short training over half as many windows.')] = False,
     out: Annotated[str, typer.Option(help='Folder for what the demo makes.')] = 'tsmeta-demo',
-    seeds: Annotated[int | None, typer.Option(min=1, help='How many times to train. [default: 3, or 1 with --quick]')] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help='Passes over the training set. [default: 5, or 2 with --quick]')] = None,
+    seeds: Annotated[int | None, typer.Option(min=1,
+        help='How many times to train. [default: 3, or 1 with --quick]')] = None,
+    epochs: Annotated[int | None, typer.Option(min=1,
+        help='Passes over the training set. [default: 5, or 2 with --quick]')] = None,
 ):
-    "Train on 140 real smartwatch recordings, test on people the model never saw, and show which recordings it fails on."
-    _agg()
+    """Train on 140 real smartwatch recordings, test on people the model never saw, and show which recordings it fails
+    on."""
+    _no_screen()
     typer.echo('Loading torch, fastai and tsai …')
     from tsmeta.cli.demo import run_demo
-    run_demo(out, seeds or (1 if quick else 3), epochs or (2 if quick else 5), *((100, 4) if quick else (50, 2)))
+    usual_seeds, usual_epochs, stride, every = (1, 2, 100, 4) if quick else (3, 5, 50, 2)
+    run_demo(out, seeds or usual_seeds, epochs or usual_epochs, stride, every)
 
 # %% ../../nbs/cli/main.ipynb #bd09e98d
 def _print(table, **kwargs):
-    "A table as text, whatever the width"
+    "Print a table as text, whatever the width"
     if len(table): typer.echo(table.to_string(index=False, na_rep='-', float_format='{:.3f}'.format, **kwargs))
+
+def _print_store(store):
+    "Print version, description and splits of a store"
+    from tsmeta.cli.data import split_table
+    description = store.about.get('description')
+    about = '' if description is None else f': {description}'
+    typer.echo(f'store of version {store.version}{about}\n')
+    _print(split_table(store))
 
 @command
 def info(
     data: Data, cut: DataOptions,
     as_json: Annotated[bool, typer.Option('--json', help='Everything as JSON.')] = False,
-    no_nans: Annotated[bool, typer.Option('--no-nans', help='Do not look for missing numbers, which reads all data.')] = False,
+    no_nans: Annotated[bool, typer.Option('--no-nans',
+        help='Do not look for missing numbers, which reads all data.')] = False,
     config: Config = None,
 ):
-    "Say what is in the data: rows, variables, steps, type, missing numbers and classes of each dataset; of a store, also its splits."
+    """Show what is in the data: rows, variables, steps, type, missing numbers and classes of each dataset; of a
+    store, also its splits."""
     import json
-    from tsmeta.cli.data import data_summary, data_table, open_data, split_table
+    from tsmeta.cli.data import data_summary, data_table, open_data, store_of
     meta = open_data(data, cut)
-    if as_json: return typer.echo(json.dumps(data_summary(meta, data, not no_nans), indent=1, ensure_ascii=False, default=str))
-    typer.echo(f'{len(meta):,} rows in {len(meta.names):,} datasets: {repr(meta.schema).removeprefix("Schema: ")}')
+    if as_json:
+        summary = data_summary(meta, data, not no_nans)
+        return typer.echo(json.dumps(summary, indent=1, ensure_ascii=False, default=str))
+    schema = repr(meta.schema).removeprefix('Schema: ')
+    typer.echo(f'{len(meta):,} rows in {len(meta.names):,} datasets: {schema}')
     if meta.cat: typer.echo(f'labels: {", ".join(map(str, meta.schema.vocab))}')
-    if store := getattr(meta, 'store', None):
-        typer.echo(f'store of version {store.version}' + (f': {store.about["description"]}' if 'description' in store.about else '') + '\n')
-        _print(split_table(store))
+    if store_of(meta) is not None: _print_store(store_of(meta))
     typer.echo()
     _print(data_table(meta, not no_nans))
 
 # %% ../../nbs/cli/main.ipynb #d3bd0038
 def _save_plot(draw, path):
     "Draw into a new figure and save it"
-    _agg()
+    _no_screen()
     import matplotlib.pyplot as plt
     fig, ax = plt.subplots(figsize=(8, 4.5), layout='constrained')
     draw(ax)
     fig.savefig(path, dpi=150)
     plt.close(fig)
 
-Specs = Annotated[list[str] | None, typer.Argument(metavar='[SPECS]…', help='One per part, such as train[:80%] train[80%:], or NAME=SPEC; or each, holdout, walk.')]
+def _plot_splits(meta, mds, path):
+    from tsmeta.splits.leakage import show_splits
+    _save_plot(lambda ax: show_splits(meta, mds, ax), path)
+
+Specs = Annotated[list[str] | None, typer.Argument(metavar='[SPECS]…',
+    help='One per part, such as train[:80%] train[80%:], or NAME=SPEC; or each, holdout, walk.')]
 
 @command
 def split(
     data: Data, specs: Specs = None, *, cut: DataOptions, how: SplitOptions, file: SplitOutput,
-    splitter: Annotated[choice('each', 'holdout', 'walk') | None, typer.Option(help='The end of each dataset, whole datasets or groups, or walking forward.')] = None,
+    splitter: Annotated[choice('each', 'holdout', 'walk') | None,
+        typer.Option(help='The end of each dataset, whole datasets or groups, or walking forward.')] = None,
     config: Config = None,
 ):
-    "Split the data, say how large the parts are and what they share, and write their rows into a file that `train --split` reads."
+    """Split the data, show how large the parts are and what they share, and write their rows into a file that `train
+    --split` reads."""
     if bool(specs) == bool(splitter): raise typer.BadParameter('Say how to split, in one way: SPECS or --splitter.')
     from tsmeta.cli.data import open_data, refuse_leak, split_data, split_lines
     from tsmeta.store.split_file import write_splits
-    if Path(file.out).exists() and not file.force: raise ValueError(f'{file.out} is there already. --force replaces it, --out writes elsewhere.')
+    if Path(file.out).exists() and not file.force:
+        raise ValueError(f'{file.out} is there already. --force replaces it, --out writes elsewhere.')
     meta = open_data(data, cut)
     mds, words, report = split_data(meta, specs or [splitter.value], how, file.duplicates)
     typer.echo('\n'.join(split_lines(mds, report)))
-    if file.plot:
-        _agg()
-        from tsmeta.splits.leakage import show_splits
-        _save_plot(lambda ax: show_splits(meta, mds, ax), file.plot)
+    if file.plot: _plot_splits(meta, mds, file.plot)
     refuse_leak(report, how)
     write_splits(file.out, meta, mds, words, file.force)
-    say(f'Wrote {file.out}.')
+    echo(f'Wrote {file.out}.')
 
 # %% ../../nbs/cli/main.ipynb #6cd66096
 @command
 def pack(
-    data: Data, dest: Annotated[str, typer.Argument(metavar='DEST', help='Folder of the store to be.')], *, cut: DataOptions, how: SplitOptions,
-    split: Annotated[list[str] | None, typer.Option('--split', metavar='SPEC', help='Splits to store: specs, a splitter, or a splits file. May be repeated.')] = None,
+    data: Data, dest: Annotated[str, typer.Argument(metavar='DEST', help='Folder of the store to be.')], *,
+        cut: DataOptions, how: SplitOptions,
+    split: Annotated[list[str] | None, typer.Option('--split', metavar='SPEC',
+        help='Splits to store: specs, a splitter, or a splits file. May be repeated.')] = None,
     description: Annotated[str | None, typer.Option(help='What meta.yaml says about the data.')] = None,
     workers: Annotated[int, typer.Option(min=0, help='Processes that write parts.')] = 0,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace the store that is there.')] = False,
@@ -109,14 +133,16 @@ def pack(
     from contextlib import nullcontext
     from tsmeta.cli.data import open_data, refuse_leak, split_data
     from tsmeta.store.disk import MANIFEST
-    if not overwrite and Path(dest, MANIFEST).exists(): raise ValueError(f'{dest} holds a store already. --overwrite replaces it.')
+    if not overwrite and Path(dest, MANIFEST).exists():
+        raise ValueError(f'{dest} holds a store already. --overwrite replaces it.')
     meta, splits = open_data(data, cut), None
     if split:
         mds, _, report = split_data(meta, split, how)
         refuse_leak(report, how)
         splits = mds.splits.views
-    with ProcessPoolExecutor(workers) if workers else nullcontext() as executor: packed = meta.pack(dest, splits, executor=executor, overwrite=overwrite)
-    store = packed.store.describe(description=description) if description else packed.store
+    with ProcessPoolExecutor(workers) if workers else nullcontext() as executor:
+        store = meta.pack(dest, splits, executor=executor, overwrite=overwrite).store
+    if description: store = store.describe(description=description)
     typer.echo(repr(store))
 
 @command
@@ -126,49 +152,59 @@ def verify(
 ):
     "Find any file of a store that is missing, short or changed by as little as one bit, and name it."
     from tsmeta.store.store import open_store
-    files = (opened := open_store(store)).verify(quick)
-    typer.echo(f'{store} is sound: version {opened.version}, {len(files):,} files, {files.bytes.sum()/1e6:,.1f} MB' + (' (sizes only)' if quick else ''))
+    opened = open_store(store)
+    files, depth = opened.verify(quick), ' (sizes only)' if quick else ''
+    typer.echo(f'{store} is sound: version {opened.version}, {len(files):,} files, {files.bytes.sum()/1e6:,.1f} MB{depth}')
 
 # %% ../../nbs/cli/main.ipynb #041c2271
 @command
 def train(
     data: Data, *, run: RunOptions,
-    split: Annotated[list[str] | None, typer.Option('--split', metavar='SPEC', help='each, holdout, walk, a splits file, or one spec per part (repeat it). [default: the splits of a store]')] = None,
+    split: Annotated[list[str] | None, typer.Option(
+        '--split', metavar='SPEC',
+            help='each, holdout, walk, a splits file, or one spec per part (repeat it). [default: the splits of a store]')] = None,
     o: TrainOptions, cut: DataOptions, how: SplitOptions, config: Config = None,
 ):
     "Train a model, and leave it with its options, curves, predictions and pictures in the folder RUN."
-    _agg()
-    say('Loading torch and fastai …')
+    _no_screen()
+    echo('Loading torch and fastai …')
     from tsmeta.cli.run import score_parts, train_run
     predictions = train_run(data, split or [], run.out, cut, how, o, run.resume, run.overwrite)
     _print(score_parts(predictions))
     if o.by:
         typer.echo()
         _print(score_parts(predictions, o.by))
-    say(f'Everything is in {run.out}; tsmeta report {run.out} makes one page of it.')
+    echo(f'Everything is in {run.out}; tsmeta report {run.out} makes one page of it.')
 
 # %% ../../nbs/cli/main.ipynb #94077d91
 @command
 def predict(
-    run: Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run that is done. A learner.pkl in it (written where safetensors is missing) executes code: use your own.')],
+    run: Annotated[str, typer.Argument(
+        metavar='RUN',
+            help='Folder of a run that is done. A learner.pkl in it (written where safetensors is missing) executes code: use your own.')],
     data: Data, *, cut: DataOptions,
     out: Annotated[str, typer.Option(metavar='FILE', help='A .csv or .parquet file; - is stdout.')] = '-',
-    by: Annotated[str | None, typer.Option(metavar='WHAT', help='Join windows: one line per dataset, per time step, or per value of a column of --info.')] = None,
-    how: Annotated[choice('mean', 'vote'), typer.Option(help='With --by: the mean of their probabilities or numbers, or their vote.')] = 'mean',
+    by: Annotated[str | None, typer.Option(metavar='WHAT',
+        help='Join windows: one line per dataset, per time step, or per value of a column of --info.')] = None,
+    how: Annotated[choice('mean', 'vote'),
+        typer.Option(help='With --by: the mean of their probabilities or numbers, or their vote.')] = 'mean',
 ):
-    "Predict new data with the learner of a run: one line per row, with its dataset, its place, and how sure the model is."
-    _agg()
+    """Predict new data with the learner of a run: one line per row, with its dataset, its place, and how sure the
+    model is."""
+    _no_screen()
     from tsmeta.cli.run import predict_run
     meta = predict_run(run, data, out, cut, by, how)
-    say(f'Predicted {len(meta):,} rows of {len(meta.names):,} datasets.')
+    echo(f'Predicted {len(meta):,} rows of {len(meta.names):,} datasets.')
 
 # %% ../../nbs/cli/main.ipynb #bab32891
 @command
 def report(
     run: Annotated[str, typer.Argument(metavar='RUN', help='Folder of a run that is done.')],
-    out: Annotated[str | None, typer.Option(metavar='HTML', help='The page to write. [default: report.html in RUN]')] = None,
+    out: Annotated[str | None, typer.Option(metavar='HTML',
+        help='The page to write. [default: report.html in RUN]')] = None,
 ):
-    "Make one page of a run: curves, datasets, confusion, worst rows, mixture, options and versions, with all pictures inside."
+    """Make one page of a run: curves, datasets, confusion, worst rows, mixture, options and versions, with all
+    pictures inside."""
     from tsmeta.cli.run import report_run
     typer.echo(report_run(run, out))
 

@@ -1,4 +1,4 @@
-"""What `tsmeta train` trains: a model for any data, and a learner around it
+"""The model and the learner of `tsmeta train`
 
 Docs: https://tsmeta.github.io/tsmeta/cli/model.html.md"""
 
@@ -22,7 +22,7 @@ from torch import nn
 from ..splits.spec import did_you_mean
 from ..train.export import ARCHS, make_arch, register_arch
 from ..train.mixture import MixtureScheduler
-from .options import say, TrainOptions
+from .options import echo, TrainOptions
 import tsmeta.data.datasets
 
 # %% ../../nbs/cli/model.ipynb #8895124a
@@ -43,21 +43,28 @@ class Rescale(nn.Module):
     def forward(self, x): return x*self.std + self.mean
 
 def _moments(a, axis):
-    "Mean and spread, leaving out what is missing; 0 and 1 where nothing is known or nothing varies"
+    "Return mean and spread of the numbers that are not missing; 0 and 1 where there are none or all are equal"
     a = np.where(np.isfinite(a), a, np.nan).astype(np.float64)
     with np.errstate(all='ignore'): mean, std = np.nanmean(a, axis), np.nanstd(a, axis)
     mean = np.nan_to_num(mean)
-    return mean, np.where(np.isfinite(std) & (std > 1e-12*np.maximum(1, np.abs(mean))), std, 1)
+    varies = np.isfinite(std) & (std > 1e-12*np.maximum(1, np.abs(mean)))
+    return mean, np.where(varies, std, 1)
 
 def training_moments(
     train, # The training part
     n:int=4096, # At most so many rows, evenly spaced
 )->tuple: # mean and spread of x, each `(vars, 1)`; of the targets, in their shape; `None` for labels
-    "Tell the scale of variables and targets in the training rows"
+    "Return the scale of variables and targets in the training rows"
     pos = np.unique(np.linspace(0, len(train)-1, min(n, len(train))).astype(np.int64))
     x, y = train.gather(train.ids(pos))
     mean, std = _moments(x, (0, 2))
-    return (mean[:, None], std[:, None]), _moments(np.asarray(y), 0) if train.schema.kind == 'float' else None
+    of_y = _moments(np.asarray(y), 0) if train.schema.kind == 'float' else None
+    return (mean[:, None], std[:, None]), of_y
+
+def _shape(d): return [] if d is None else np.atleast_1d(d).tolist()
+
+def _conv(c_in, c_out, kernel):
+    return nn.Conv1d(c_in, c_out, kernel, padding=kernel//2), nn.BatchNorm1d(c_out), nn.ReLU()
 
 @register_arch(name='small')
 def small_net(
@@ -67,11 +74,13 @@ def small_net(
     d=None, # Shape of targets that are several numbers
     width:int=32, # Channels of the first layer
 )->nn.Module:
-    "Make a convolutional network of three layers"
-    layer = lambda i, o, k: [nn.Conv1d(i, o, k, padding=k//2), nn.BatchNorm1d(o), nn.ReLU()]
-    shape = [] if d is None else np.atleast_1d(d).tolist()
-    return nn.Sequential(*layer(c_in, width, 7), *layer(width, 2*width, 5), *layer(2*width, 2*width, 3), nn.AdaptiveAvgPool1d(1), nn.Flatten(),
-                         nn.Linear(2*width, int(np.prod(shape)) if shape else c_out), *([nn.Unflatten(1, shape)] if shape else []))
+    "Return a convolutional network of three layers"
+    shape = _shape(d)
+    outputs = int(np.prod(shape)) if shape else c_out
+    layers = [*_conv(c_in, width, 7), *_conv(width, 2*width, 5), *_conv(2*width, 2*width, 3), nn.AdaptiveAvgPool1d(1),
+        nn.Flatten(), nn.Linear(2*width, outputs)]
+    if shape: layers.append(nn.Unflatten(1, shape))
+    return nn.Sequential(*layers)
 
 @register_arch(name='scaled')
 def scaled_model(
@@ -80,79 +89,111 @@ def scaled_model(
     seq_len:int, # Steps
     d=None, # Shape of targets that are several numbers
     arch:str='small', # The model inside: what `make_arch` takes
-    numbers:bool=False, # Are targets numbers?
+    numbers:bool=False, # Whether targets are numbers
 )->nn.Module:
-    "Make a model of any name that takes data on any scale"
-    shape = [] if d is None else np.atleast_1d(d).tolist()
-    return nn.Sequential(Standardize(c_in), make_arch(arch, c_in, c_out, seq_len, d), *([Rescale(shape)] if numbers else []))
+    "Return a model of any name that takes data on any scale"
+    layers = [Standardize(c_in), make_arch(arch, c_in, c_out, seq_len, d)]
+    if numbers: layers.append(Rescale(_shape(d)))
+    return nn.Sequential(*layers)
 
 def check_arch(arch):
-    "Refuse a name that neither we nor tsai know"
+    "Raise an error for a name that is neither registered nor one of tsai"
     if arch in ARCHS.mine: return
     try: from tsai.learner import all_arch_names
-    except ImportError as e: raise ImportError(f"--arch {arch} is a model of tsai, which cannot be imported ({e}): pip install 'tsmeta[tsai]', or take --arch small.") from None
-    if arch not in all_arch_names: raise ValueError(f'There is no architecture {arch!r}. {did_you_mean(arch, [*ARCHS.mine, *all_arch_names])}')
+    except ImportError as e:
+        raise ImportError(
+            f"--arch {arch} is a model of tsai, which cannot be imported ({e}): pip install 'tsmeta[tsai]', or take "
+            "--arch small.") from None
+    if arch not in all_arch_names:
+        raise ValueError(f'There is no architecture {arch!r}. {did_you_mean(arch, [*ARCHS.mine, *all_arch_names])}')
 
 def build_model(
     arch:str, # 'small', or the name of an architecture of tsai
     dls, # Loaders of a split metadataset
 )->nn.Module:
-    "Make a model that fits the data, on the scale of its training rows"
+    "Return a model that fits the data, on the scale of its training rows"
     check_arch(arch)
     train = dls.train.dataset
-    model = make_arch('scaled', train.vars, train.c, train.len, train.d, arch=arch, numbers=train.schema.kind == 'float')
+    model = make_arch('scaled', train.vars, train.c, train.len, train.d, arch=arch,
+        numbers=train.schema.kind == 'float')
     for layer, moments in zip((model[0], model[-1]), training_moments(train)):
-        if moments: layer.mean[...], layer.std[...] = map(torch.as_tensor, moments)
+        if moments is None: continue
+        mean, std = moments
+        layer.mean[...], layer.std[...] = torch.as_tensor(mean), torch.as_tensor(std)
     return model
 
 # %% ../../nbs/cli/model.ipynb #10ffc917
 def _temperatures(text):
-    "One temperature, or the first and the last"
-    try: found = [float(t) for t in text.removeprefix('temperature:').split('-')] if text.startswith('temperature:') else []
+    "Return one temperature, or the first and the last; an empty list for any other text"
+    if not text.startswith('temperature:'): return []
+    try: found = [float(t) for t in text.removeprefix('temperature:').split('-')]
     except ValueError: return []
     return found if len(found) <= 2 else []
 
 def mix_callbacks(
     text:str, # What `parse_mix` takes
 )->list:
-    "Make the callback that lets the temperature of a mix go from one to another while training"
+    "Return the callback that changes the temperature of a mix while training, if there are two temperatures"
     t = _temperatures(text)
     return [MixtureScheduler(temperature=SchedLin(*t))] if len(t) == 2 else []
 
+def _shares(text):
+    "Return shares by name; an empty dict for any other text"
+    pairs = [o.rpartition('=') for o in text.split(',')]
+    if not all(eq for _, eq, _ in pairs): return {}
+    try: return {name: float(share) for name, _, share in pairs}
+    except ValueError: return {}
+
 def parse_mix(text):
-    "What `mix=` takes, from what stands on a command line"
+    "Return what `mix=` takes, from a text of the command line"
     if text in ('proportional', 'equal'): return text
-    if temperatures := _temperatures(text): return 'temperature', temperatures[0]
-    try: shares = {k: float(v) for k, eq, v in (o.rpartition('=') for o in text.split(',')) if eq}
-    except ValueError: shares = {}
+    temperatures, shares = _temperatures(text), _shares(text)
+    if temperatures: return 'temperature', temperatures[0]
     if len(shares) == text.count(',') + 1: return shares
-    raise ValueError(f'--mix takes proportional, equal, temperature:2, temperature:4-1 or NAME=SHARE,NAME=SHARE, got {text!r}.')
+    raise ValueError(
+        f'--mix takes proportional, equal, temperature:2, temperature:4-1 or NAME=SHARE,NAME=SHARE, got {text!r}.')
 
 # %% ../../nbs/cli/model.ipynb #70b77e98
 class Progress(Callback):
-    "Say one line per epoch; at a terminal, also how far the epoch is"
+    "Print one line per epoch; at a terminal, also how far the epoch is"
     order = 70
     def __init__(self, tty=None): self.tty = sys.stderr.isatty() if tty is None else tty
-    def before_fit(self): self.run = not hasattr(self.learn, 'gather_preds')
+    def before_fit(self): self.run = 'gather_preds' not in vars(self.learn)
+    def _epoch(self): return f'  epoch {self.epoch+1} of {self.n_epoch}'
+
     def after_batch(self):
-        if self.tty and not self.iter % max(1, self.n_iter//50):
-            say(f'\r  epoch {self.epoch+1} of {self.n_epoch}: {"training" if self.training else "validating"} {self.iter+1} of {self.n_iter}\x1b[K', end='')
+        if not self.tty or self.iter % max(1, self.n_iter//50): return
+        what = 'training' if self.training else 'validating'
+        echo(f'\r{self._epoch()}: {what} {self.iter+1} of {self.n_iter}\x1b[K', end='')
+
     def after_epoch(self):
-        scores = ', '.join(f'{n} {v:.4g}' for n, v in zip(self.recorder.metric_names[1:4], self.recorder.values[-1]))
-        say(('\r\x1b[K' if self.tty else '') + f'  epoch {self.epoch+1} of {self.n_epoch}: {scores} ({time.time()-self.recorder.start_epoch:.0f} s)')
+        recorder = self.recorder
+        scores = ', '.join(f'{n} {v:.4g}' for n, v in zip(recorder.metric_names[1:4], recorder.values[-1]))
+        clear = '\r\x1b[K' if self.tty else ''
+        echo(f'{clear}{self._epoch()}: {scores} ({time.time() - recorder.start_epoch:.0f} s)')
 
 _METRICS = {'class': accuracy, 'multi': accuracy_multi, 'float': mae}
+
+def _check_targets(mds):
+    "Raise a `ValueError` for data that cannot be learned"
+    s = mds.metadataset.schema
+    if s.kind is None:
+        raise ValueError(
+            'This data has no targets to learn: put y beside X (walk_y.npy beside walk.npy), or give --horizon.')
+    if s.kind == 'class' and s.y_shape:
+        raise ValueError(f'tsmeta train learns one label per row; here each row has {s.y_shape} of them.')
+    if len(mds) < 2 or not len(mds.valid):
+        raise ValueError('There is nothing to validate on: the split needs a second part that has rows.')
 
 def make_learner(
     mds, # A `TSMetaDatasets`
     o:TrainOptions,
     path='.', # Folder of the run
 )->Learner:
-    "Make the learner that the options describe, with the weights that the seed decides"
-    s, device = mds.metadataset.schema, default_device() if o.device == 'auto' else torch.device(o.device)
-    if s.kind is None: raise ValueError('This data has no targets to learn: put y beside X (walk_y.npy beside walk.npy), or give --horizon.')
-    if s.kind == 'class' and s.y_shape: raise ValueError(f'tsmeta train learns one label per row; here each row has {s.y_shape} of them.')
-    if len(mds) < 2 or not len(mds.valid): raise ValueError('There is nothing to validate on: the split needs a second part that has rows.')
+    "Return a learner with these options, whose weights are decided by the seed"
+    device = default_device() if o.device == 'auto' else torch.device(o.device)
+    _check_targets(mds)
     dls = mds.dataloaders(bs=o.bs, seed=o.seed, num_workers=o.workers, mix=parse_mix(o.mix), device=device, path=path)
     torch.manual_seed(o.seed)
-    return Learner(dls, build_model(o.arch, dls).to(device), metrics=_METRICS[s.kind], path=path)
+    model = build_model(o.arch, dls).to(device)
+    return Learner(dls, model, metrics=_METRICS[mds.metadataset.schema.kind], path=path)

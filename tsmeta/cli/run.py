@@ -1,4 +1,4 @@
-"""A training run and its folder: what `tsmeta train` and `tsmeta predict` do
+"""A training run and its folder, predictions of new data, and a report of one page: `tsmeta train`, `predict` and `report`
 
 Docs: https://tsmeta.github.io/tsmeta/cli/run.html.md"""
 
@@ -12,6 +12,7 @@ __all__ = ['as_toml', 'environment', 'read_run', 'write_run', 'plan_table', 'pre
 # %% ../../nbs/cli/run.ipynb #00f1307c
 import base64, html, importlib.metadata, importlib.util, json, os, platform, shutil, sys, time, torch, tsmeta
 import matplotlib.pyplot as plt, pandas as pd
+from dataclasses import replace
 from fastai.learner import load_learner
 from pathlib import Path
 
@@ -27,23 +28,24 @@ from ..train.predict import score_by, TableFile
 from ..train.resume import SaveResume
 from .data import open_data, refuse_leak, split_data, split_lines
 from .model import make_learner, mix_callbacks, Progress
-from .options import DataOptions, say, settings, SplitOptions, TrainOptions
+from .options import DataOptions, echo, settings, SplitOptions, TrainOptions
 import tsmeta.train.plots
 
 # %% ../../nbs/cli/run.ipynb #9d432db1
 def _toml(v):
     if isinstance(v, bool): return str(v).lower()
-    return f'[{", ".join(map(_toml, v))}]' if isinstance(v, (list, tuple)) else json.dumps(v, ensure_ascii=False).replace('\x7f', '\\u007f')
+    if isinstance(v, (list, tuple)): return f'[{", ".join(map(_toml, v))}]'
+    return json.dumps(v, ensure_ascii=False).replace('\x7f', '\\u007f')
 
 def as_toml(
     table:dict, # name → text, number, truth value or list of these
 )->str:
-    "Write settings as TOML"
+    "Return settings as TOML"
     return ''.join(f'{k} = {_toml(v)}\n' for k, v in table.items())
 
 # %% ../../nbs/cli/run.ipynb #f7633e45
 def environment():
-    "The versions that a result depends on"
+    "Return the versions that a result depends on"
     out = dict(python=platform.python_version(), system=platform.platform(terse=True), tsmeta=tsmeta.__version__)
     for name in ('torch', 'fastai', 'fastcore', 'tsai', 'numpy', 'pandas'):
         try: out[name] = importlib.metadata.version(name)
@@ -52,25 +54,38 @@ def environment():
 
 def read_run(
     run, # Folder of a run
-)->dict: # What `run.json` says
-    "Look at the state of a run"
+)->dict: # Content of `run.json`
+    "Return the state of a run"
     path = Path(run)/'run.json'
-    if not path.is_file(): raise ValueError(f'{run} is not the folder of a run: it has no run.json. tsmeta train --out {run} makes one.')
+    if not path.is_file():
+        raise ValueError(f'{run} is not the folder of a run: it has no run.json. tsmeta train --out {run} makes one.')
     try: return json.loads(path.read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f'{path} is damaged: {e}') from None
 
+def _check_done(run):
+    "Return the state of a run; a `ValueError` unless it is done"
+    facts = read_run(run)
+    if facts.get('state') == 'done': return facts
+    raise ValueError(
+        f'The run in {run} is not done: tsmeta train --config {Path(run)/"config.toml"} --resume goes on with it.')
+
 def write_run(run, **facts):
-    "Say something about a run in its `run.json`"
+    "Add facts to the `run.json` of a run"
     path = Path(run)/'run.json'
-    facts = {**(read_run(run) if path.is_file() else {}), **facts}
-    tmp = path.with_name('.run.json')
-    tmp.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding='utf-8')
-    os.replace(tmp, path)
+    known = read_run(run) if path.is_file() else {}
+    temporary = path.with_name('.run.json')
+    temporary.write_text(json.dumps({**known, **facts}, indent=1, ensure_ascii=False), encoding='utf-8')
+    os.replace(temporary, path)
 
 def plan_table(dl)->pd.DataFrame: # name, rows, per_epoch, share
-    "Say how much of each dataset an epoch of a loader holds"
+    "Return how much of each dataset an epoch of a loader holds"
     per = planned_rows(dl)
-    return pd.DataFrame(dict(name=dl.dataset.names, rows=dl.dataset.lens, per_epoch=per.round(1), share=per/max(1, per.sum())))
+    return pd.DataFrame(dict(name=dl.dataset.names, rows=dl.dataset.lens, per_epoch=per.round(1),
+        share=per/max(1, per.sum())))
+
+def _with_part(table, part):
+    table.insert(0, 'part', part)
+    return table
 
 def predict_parts(
     learn, # A learner over a split metadataset
@@ -78,10 +93,10 @@ def predict_parts(
 )->pd.DataFrame: # Lines of `predict_table`, with the column `part` first
     "Predict every part but the one that was trained on"
     tables = []
-    for k, part in list(enumerate(names))[1:]:
-        with learn.no_bar(): table = learn.predict_table(ds_idx=k).rename(columns={'part': 'info_part'})
-        table.insert(0, 'part', part)
-        tables.append(table)
+    for k, part in enumerate(names):
+        if k == 0: continue
+        with learn.no_bar(): table = learn.predict_table(ds_idx=k)
+        tables.append(_with_part(table.rename(columns={'part': 'info_part'}), part))
     return pd.concat(tables, ignore_index=True)
 
 def score_parts(
@@ -89,70 +104,73 @@ def score_parts(
     by='dataset', # Or a column
 )->pd.DataFrame:
     "Score every part by dataset or another column, worst first"
-    out = []
-    for part, table in predictions.groupby('part', sort=False):
-        scores = score_by(table.drop(columns='part'), by)
-        scores.insert(0, 'part', part)
-        out.append(scores)
-    return pd.concat(out, ignore_index=True)
+    parts = predictions.groupby('part', sort=False)
+    return pd.concat([_with_part(score_by(table.drop(columns='part'), by), part) for part, table in parts],
+        ignore_index=True)
 
 # %% ../../nbs/cli/run.ipynb #42253efe
+def _figure(draw, *args, size=(5.4, 3.6), **kwargs):
+    "Return a new figure with a drawing"
+    fig, ax = plt.subplots(figsize=size, layout='constrained')
+    draw(*args, ax=ax, **kwargs)
+    return fig
+
+def _bare(ax): ax.spines[['top', 'right']].set_visible(False)
+
 def _curves(history):
-    "Losses and the metric, epoch by epoch"
+    "Draw losses and the metric, epoch by epoch"
     fig, axs = plt.subplots(1, 2, figsize=(5.4, 2.8), layout='constrained')
-    loss, rest = [c for c in history if c.endswith('loss')], [c for c in history if not c.endswith('loss') and c != 'epoch']
-    for ax, cols in zip(axs, (loss, rest)):
-        for c, color in zip(cols, ('#0072B2', '#D55E00', '#009E73')): ax.plot(history.epoch, history[c], color=color, marker='o', ms=3, label=c.replace('_', ' '))
-        ax.spines[['top', 'right']].set_visible(False)
+    losses = [c for c in history if c.endswith('loss')]
+    metrics = [c for c in history if c not in ('epoch', *losses)]
+    for ax, columns in zip(axs, (losses, metrics)):
+        for c, color in zip(columns, ('#0072B2', '#D55E00', '#009E73')):
+            ax.plot(history.epoch, history[c], color=color, marker='o', ms=3, label=c.replace('_', ' '))
+        _bare(ax)
         ax.set_xlabel('epoch')
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend(frameon=False)
     return fig
 
-def _mixture(mix):
-    "Share of each dataset in an epoch against its share of the rows"
+def _mixture(mix, ax):
+    "Draw the share of each dataset in an epoch and its share of the rows"
     mix = mix[mix.rows > 0].sort_values('rows', ascending=False, kind='stable', ignore_index=True)
-    fig, ax = plt.subplots(figsize=(5.4, 2.8), layout='constrained')
     ax.step(mix.index, mix.rows/mix.rows.sum(), where='mid', color='#888888', label='of the rows there are')
     ax.step(mix.index, mix.share, where='mid', color='#D55E00', label='of an epoch')
-    ax.spines[['top', 'right']].set_visible(False)
+    _bare(ax)
     ax.set(xlabel=f'{len(mix):,} datasets, largest first', ylabel='share', ylim=(0, None))
     ax.legend(frameon=False)
-    return fig
 
-def _figure(draw, *args, size=(5.4, 3.6), **kwargs):
-    fig, ax = plt.subplots(figsize=size, layout='constrained')
-    draw(*args, ax=ax, **kwargs)
-    return fig
-
-def _window(r, meta):
-    "One row in its recording, without words: they stand beside it"
-    fig, ax = plt.subplots(figsize=(5.4, 1.6), layout='constrained')
+def _window(r, meta, ax):
+    "Draw one row in its recording, without titles: the page has them beside it"
     plot_row(r, meta, ax)
     for side in ('left', 'right'): ax.set_title('', loc=side)
-    return fig
+
+def _save(fig, path):
+    fig.savefig(path, dpi=150)
+    plt.close(fig)
 
 def draw_run(
     run, # Folder of the run
     mds, # Its split metadataset
-    history, predictions, mix, # Its tables
+    tables:dict, # Its tables: `history`, `predictions`, `mixture`
     by=None, # Column whose values get colours
-    learn=None, # Knows the scores of each epoch
+    learn=None, # Learner with the scores of each epoch
 ):
     "Save a picture of each thing there is to see"
+    run, meta, predictions = Path(run), mds.metadataset, tables['predictions']
     first = predictions[predictions.part == predictions.part.iloc[0]].drop(columns='part')
-    pictures = dict(curves=lambda: _curves(history), datasets=lambda: _figure(plot_scores, score_by(first), color=by, names=0), mixture=lambda: _mixture(mix),
-                    split=lambda: _figure(show_splits, mds.metadataset, mds, size=(5.4, 4)))
-    if 'probability' in first and mds.metadataset.schema.kind == 'class':
-        pictures['confusion'] = lambda: _figure(plot_confusion, first, size=(5.4, 5.4))
-    if learn: pictures['epochs'] = lambda: _figure(lambda ax: learn.plot_dataset_history(ax=ax))
-    worst = worst_rows(first, 6)
-    worst.to_csv(Path(run)/'worst.csv', index=False)
-    for k, (_, r) in enumerate(worst.iterrows(), 1): pictures[f'worst-{k}'] = lambda r=r: _window(r, mds.metadataset)
-    for name, draw in pictures.items():
-        with plt.rc_context({'font.size': 10}): fig = draw()
-        fig.savefig(Path(run)/f'{name}.png', dpi=150)
-        plt.close(fig)
+    with plt.rc_context({'font.size': 10}):
+        _save(_curves(tables['history']), run/'curves.png')
+        _save(_figure(plot_scores, score_by(first), color=by, names=0), run/'datasets.png')
+        _save(_figure(_mixture, tables['mixture'], size=(5.4, 2.8)), run/'mixture.png')
+        _save(_figure(show_splits, meta, mds, size=(5.4, 4)), run/'split.png')
+        if 'probability' in first and meta.schema.kind == 'class': _save(_figure(plot_confusion, first,
+            size=(5.4, 5.4)), run/'confusion.png')
+        if learn: _save(_figure(learn.plot_dataset_history), run/'epochs.png')
+        worst = worst_rows(first, 6)
+        worst.to_csv(run/'worst.csv', index=False)
+        for k, (_, r) in enumerate(worst.iterrows(), 1):
+            _save(_figure(_window, r, meta, size=(5.4, 1.6)), run/f'worst-{k}.png')
 
 # %% ../../nbs/cli/run.ipynb #4e67bc48
 def prepare_run(
@@ -163,49 +181,61 @@ def prepare_run(
     "Make sure that a folder can hold this run: nothing that is there is lost"
     run = Path(run)
     there = sorted(p.name for p in run.iterdir()) if run.is_dir() else []
-    if resume:
-        if not there: raise ValueError(f'There is no run in {run} to resume.')
-        read_run(run)
-    elif there:
-        if 'run.json' not in there: raise ValueError(f'{run} holds other things, such as {there[0]!r}. Choose a folder of its own.')
-        done = read_run(run).get('state') == 'done'
-        if not overwrite: raise ValueError(f'{run} holds a run that is {"done" if done else "not done: --resume goes on with it"}. --overwrite replaces it, another --out keeps both.')
+    if resume and not there: raise ValueError(f'There is no run in {run} to resume.')
+    if there and not resume:
+        if 'run.json' not in there:
+            raise ValueError(f'{run} holds other things, such as {there[0]!r}. Choose a folder of its own.')
+        state = 'done' if read_run(run).get('state') == 'done' else 'not done: --resume goes on with it'
+        if not overwrite:
+            raise ValueError(f'{run} holds a run that is {state}. --overwrite replaces it, another --out keeps both.')
         shutil.rmtree(run)
+    if resume: read_run(run)
     run.mkdir(parents=True, exist_ok=True)
 
-_FREE = 'workers', 'device', 'by', 'out', 'every'
+_FREE = {'workers', 'device', 'by', 'out', 'every'}
 
 def same_options(run, now):
-    "Refuse to resume a run with other options, naming them"
+    "Raise a `ValueError` that names the options which differ from those a run was begun with"
     then = read_run(run)['options']
-    odd = [f'{k} ({then.get(k)!r} then, {now.get(k)!r} now)' for k in sorted({*then, *now} - {*_FREE}) if then.get(k) != now.get(k)]
-    if odd: raise ValueError(f'{run} was begun with other options: {"; ".join(odd)}. tsmeta train --config {Path(run)/"config.toml"} --resume takes the same.')
+    names = sorted({*then, *now} - _FREE)
+    odd = [f'{k} ({then.get(k)!r} then, {now.get(k)!r} now)' for k in names if then.get(k) != now.get(k)]
+    if odd:
+        raise ValueError(
+            f'{run} was begun with other options: {"; ".join(odd)}. tsmeta train --config {Path(run)/"config.toml"} '
+            '--resume takes the same.')
+
+def _check_by(meta, by):
+    if not by or meta.info is not None and by in meta.info: return
+    raise ValueError(
+        f'--by {by}: the table about datasets has '
+        f'{"to be given with --info" if meta.info is None else "no such column"}.')
 
 def train_run(
     data:str, # What `TSMetaDataset.open` takes
-    how, # What stands for the split: texts
+    how, # Texts that say how to split
     run, # Folder of the run
     cut:DataOptions=None, o_split:SplitOptions=None, o:TrainOptions=None, # Options
     resume:bool=False, # Go on with a run that was stopped
     overwrite:bool=False, # Replace the run that is there
 )->pd.DataFrame: # From `predict_parts`
-    "Train, and leave in a folder everything there is to know about it"
+    "Train, and leave learner, options, tables and pictures in a folder"
     cut, o_split, o, run = cut or DataOptions(), o_split or SplitOptions(), o or TrainOptions(), Path(run)
-    now = json.loads(json.dumps(dict(data=data, split=list(how), **settings(cut, o_split, o), out=str(run))))
+    options = dict(data=data, split=list(how), **settings(cut, o_split, o), out=str(run))
+    now = json.loads(json.dumps(options))
     meta = open_data(data, cut)
-    if o.by and (meta.info is None or o.by not in meta.info): raise ValueError(f'--by {o.by}: the table about datasets has {"no such column" if meta.info is not None else "to be given with --info"}.')
+    _check_by(meta, o.by)
     mds, words, report = split_data(meta, how, o_split)
     refuse_leak(report, o_split)
     with torch.random.fork_rng(devices=[]):
-        learn, keep = make_learner(mds, o, run), SaveResume(run/'checkpoints', int(o.every) if o.every.isdecimal() else o.every)
+        learn = make_learner(mds, o, run)
+        keep = SaveResume(run/'checkpoints', int(o.every) if o.every.isdecimal() else o.every)
         prepare_run(run, resume, overwrite)
         if resume: same_options(run, now)
         else: _begin(run, mds, words, now)
         if read_run(run)['state'] == 'done': return pd.read_csv(run/'predictions.csv')
-        say('\n'.join(split_lines(mds, report)))
+        echo('\n'.join(split_lines(mds, report)))
         _fit(learn, o, keep)
     return _finish(run, learn, mds, o.by)
-
 
 def save_learner(learn, run):
     "Save a learner as weights and JSON; as a pickle where safetensors is not installed"
@@ -214,54 +244,73 @@ def save_learner(learn, run):
 
 def read_learner(run):
     "Load the learner of a run; only if it was saved as a pickle can that run code"
-    return load_safe(Path(run)/'learner') if (Path(run)/'learner').is_dir() else load_learner(Path(run)/'learner.pkl')
+    safe = Path(run)/'learner'
+    return load_safe(safe) if safe.is_dir() else load_learner(Path(run)/'learner.pkl')
 
-def _begin(run, mds, words, now):
-    (run/'config.toml').write_text(as_toml(now), encoding='utf-8')
+def _now(): return time.strftime('%Y-%m-%d %H:%M:%S')
+
+def _begin(run, mds, words, options):
+    (run/'config.toml').write_text(as_toml(options), encoding='utf-8')
     write_splits(run/'splits.json', mds.metadataset, mds, words)
-    write_run(run, state='running', options=now, key=data_key(data_facts(mds.metadataset)), environment=environment(), started=time.strftime('%Y-%m-%d %H:%M:%S'))
+    key = data_key(data_facts(mds.metadataset))
+    write_run(run, state='running', options=options, key=key, environment=environment(), started=_now())
 
 def _fit(learn, o, keep):
     "Train from the start or from the last state kept"
+    cbs = [Progress(), DatasetMetrics(), *mix_callbacks(o.mix), keep]
     try:
-        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(o.epochs, o.lr, cbs=[Progress(), DatasetMetrics(), *mix_callbacks(o.mix), keep])
+        with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(o.epochs, o.lr, cbs=cbs)
     except KeyboardInterrupt:
-        say(f'\nStopped. tsmeta train --config {learn.path/"config.toml"} --resume goes on from the last state kept.')
+        echo(f'\nStopped. tsmeta train --config {learn.path/"config.toml"} --resume goes on from the last state kept.')
         raise
 
-def _finish(run, learn, mds, by):
-    "Write down what came out"
-    names = learn.recorder.metric_names
-    history = pd.DataFrame([list(v)[:3] for v in learn.recorder.values], columns=names[1:4])
+def _history(learn):
+    "Return losses and metric of each epoch"
+    history = pd.DataFrame([list(v)[:3] for v in learn.recorder.values], columns=learn.recorder.metric_names[1:4])
     history.insert(0, 'epoch', range(1, len(history)+1))
+    return history
+
+def _finish(run, learn, mds, by):
+    "Write the results into the folder of a run"
+    history = _history(learn) # before predicting, which adds to the recorder
     predictions = predict_parts(learn, list(mds.splits))
-    scores, mix = score_parts(predictions), plan_table(learn.dls.train)
-    each = learn.dataset_metrics.drop(columns=['part', 'by'])
-    tables = dict(history=history, predictions=predictions, datasets=scores, mixture=mix, dataset_history=each, **(dict(groups=score_parts(predictions, by)) if by else {}))
+    tables = dict(
+        history=history, predictions=predictions, datasets=score_parts(predictions), mixture=plan_table(learn.dls.train),
+        dataset_history=learn.dataset_metrics.drop(columns=['part', 'by']))
+    if by: tables['groups'] = score_parts(predictions, by)
     for name, table in tables.items(): table.to_csv(run/f'{name}.csv', index=False)
     save_learner(learn, run)
-    draw_run(run, mds, history, predictions, mix, by, None if len(history) < 2 else learn)
-    write_run(run, state='done', finished=time.strftime('%Y-%m-%d %H:%M:%S'), rows={s: len(v) for s, v in mds.splits.items()})
+    draw_run(run, mds, tables, by, learn if len(tables['history']) > 1 else None)
+    write_run(run, state='done', finished=_now(), rows={s: len(v) for s, v in mds.splits.items()})
     shutil.rmtree(run/'checkpoints', ignore_errors=True)
     return predictions
 
 # %% ../../nbs/cli/run.ipynb #9ee8f9e9
+_CUT = 'window', 'stride', 'horizon', 'times', 'max_gap'
+
 def run_data(
     run, # Folder of a run
     data:str, # What `TSMetaDataset.open` takes
-    cut:DataOptions, # What the command line says about it
+    cut:DataOptions, # Options of the command line
 ):
-    "Open data as a run saw its own, in whatever the command line leaves open"
+    "Open data as a run opened its own, where the command line says nothing else; a store is opened as it is"
     then, cut = read_run(run)['options'], cut or DataOptions()
-    for k in ('window', 'stride', 'horizon', 'times', 'max_gap'):
-        if not getattr(cut, k) and not os.path.isfile(os.path.join(data, 'manifest.json')): setattr(cut, k, then.get(k, getattr(cut, k)))
-    return open_data(data, cut)
+    is_store = os.path.isfile(os.path.join(data, 'manifest.json'))
+    open_options = [k for k in _CUT if not vars(cut)[k] and k in then]
+    if is_store: return open_data(data, cut)
+    return open_data(data, replace(cut, **{k: then[k] for k in open_options}))
 
 def check_out(out):
-    "Refuse a file of predictions that could not be written, before the work is done"
+    "Raise an error for a file of predictions that could not be written, before the work is done"
     suffix = Path(out).suffix
-    if str(out) != '-' and suffix not in ('.csv', '.parquet'): raise ValueError(f'--out {out}: predictions are written as .csv or .parquet.')
+    if str(out) != '-' and suffix not in ('.csv', '.parquet'):
+        raise ValueError(f'--out {out}: predictions are written as .csv or .parquet.')
     if suffix == '.parquet': library('pyarrow')
+
+def _predict_to(learn, out, by, **how):
+    "Predict into a file, in pieces where that is possible"
+    if by != 'step': return learn.predict_table(save=out, **how)
+    with TableFile(out) as f: f.write(learn.predict_table(**how))
 
 def predict_run(
     run, # Folder of a run
@@ -273,16 +322,14 @@ def predict_run(
 ): # The metadataset that was predicted
     "Predict new data with the learner of a run"
     check_out(out)
-    if read_run(run).get('state') != 'done': raise ValueError(f'The run in {run} is not done: tsmeta train --config {Path(run)/"config.toml"} --resume goes on with it.')
+    _check_done(run)
     meta, learn = run_data(run, data, cut), read_learner(run)
+    options = dict(data=meta) if by is None else dict(data=meta, by=by, how=how)
     with learn.no_bar():
-        join = {} if by is None else dict(by=by, how=how)
-        if str(out) == '-': learn.predict_table(data=meta, **join).to_csv(sys.stdout, index=False)
+        if str(out) == '-': learn.predict_table(**options).to_csv(sys.stdout, index=False)
         else:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-            if by != 'step': learn.predict_table(data=meta, save=out, **join)
-            else:
-                with TableFile(out) as f: f.write(learn.predict_table(data=meta, **join))
+            _predict_to(learn, out, **{'by': None, **options})
     return meta
 
 # %% ../../nbs/cli/run.ipynb #e43f022e
@@ -305,111 +352,155 @@ td.n, th.n { text-align: right } td.long { white-space: normal; min-width: 14rem
 @media print { .scroll { max-height: none; overflow: visible } section { break-inside: avoid } }
 '''
 
-def _text(v):
-    "A value as a person reads it"
-    if isinstance(v, float): return '–' if v != v else f'{v:,.0f}' if v.is_integer() and abs(v) >= 1 else f'{v:.3g}' if abs(v) < .1 else f'{v:,.3f}'
-    if isinstance(v, bool) or not isinstance(v, int): return ', '.join(map(str, v)) if isinstance(v, list) else str(v)
-    return f'{v:,}'
+def _float_text(v):
+    if v != v: return '–'
+    if v.is_integer() and abs(v) >= 1: return f'{v:,.0f}'
+    return f'{v:.3g}' if abs(v) < .1 else f'{v:,.3f}'
 
-def _cell(col, v):
-    "One cell of a table; shares get a bar"
-    if col == 'accuracy' and v == v:
-        bar = f'<span class="bar{" bad" if v < .5 else ""}"><i style="width:{100*v:.0f}%"></i></span>'
-        return f'<td class="n">{bar}{v:.3f}</td>'
-    number = isinstance(v, (int, float)) and not isinstance(v, bool)
-    text = html.escape(_text(v))
-    return f'<td class="{"n" if number else "long" if len(text) > 40 else ""}">{text}</td>'
+def _is_number(v): return isinstance(v, (int, float)) and not isinstance(v, bool)
+
+def _text(v):
+    "Return a value as people read it"
+    if isinstance(v, float): return _float_text(v)
+    if isinstance(v, list): return ', '.join(map(str, v))
+    return f'{v:,}' if _is_number(v) else str(v)
+
+def _escaped(v): return html.escape(str(v))
+
+def _cell(column, v):
+    "Return one cell of a table; shares get a bar"
+    if column == 'accuracy' and v == v:
+        kind = 'bar bad' if v < .5 else 'bar'
+        return f'<td class="n"><span class="{kind}"><i style="width:{100*v:.0f}%"></i></span>{v:.3f}</td>'
+    text = _escaped(_text(v))
+    if _is_number(v): kind = 'n'
+    else: kind = 'long' if len(text) > 40 else ''
+    return f'<td class="{kind}">{text}</td>'
+
+def _head(table, column):
+    kind = ' class=n' if pd.api.types.is_numeric_dtype(table[column]) else ''
+    return f'<th{kind}>{_escaped(column).replace("_", " ")}</th>'
 
 def table_html(
     table, # A DataFrame
     most:int=300, # At most so many lines; the rest is counted
 )->str:
-    "Write a table as HTML"
-    head = ''.join(f'<th{" class=n" if pd.api.types.is_numeric_dtype(table[c]) else ""}>{html.escape(str(c).replace("_", " "))}</th>' for c in table)
-    lines = (''.join(_cell(c, v) for c, v in zip(table, row)) for row in table.head(most).astype(object).itertuples(index=False))
+    "Return a table as HTML"
+    head = ''.join(_head(table, c) for c in table)
+    rows = table.head(most).astype(object).itertuples(index=False)
+    lines = [''.join(map(_cell, table, row)) for row in rows]
+    body = ''.join(f'<tr>{line}</tr>' for line in lines)
     more = f'<p>… and {len(table)-most:,} more lines in the folder of the run.</p>' if len(table) > most else ''
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(f"<tr>{o}</tr>" for o in lines)}</tbody></table></div>{more}'
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
 
 def picture_html(
     path, # A PNG file
     alt:str, # What there is to see, in words
     caption:str='', # HTML below it
 )->str: # Nothing, if there is no such file
-    "Put a picture into the page itself"
+    "Return a picture that is part of the page"
     path = Path(path)
     if not path.is_file(): return ''
     data = base64.b64encode(path.read_bytes()).decode()
-    return f'<figure><img src="data:image/png;base64,{data}" alt="{html.escape(alt, quote=True)}">{f"<figcaption>{caption}</figcaption>" if caption else ""}</figure>'
+    below = f'<figcaption>{caption}</figcaption>' if caption else ''
+    return f'<figure><img src="data:image/png;base64,{data}" alt="{_escaped(alt)}">{below}</figure>'
 
 # %% ../../nbs/cli/run.ipynb #acbd29bc
 def _read(run, name):
     path = Path(run)/f'{name}.csv'
-    if not path.is_file(): raise ValueError(f'{run} has no {name}.csv: the run is not done, or somebody removed it.')
+    if not path.is_file(): raise ValueError(f'{run} has no {name}.csv: the run is not done, or the file was removed.')
     try: return pd.read_csv(path)
     except pd.errors.EmptyDataError: return pd.DataFrame()
 
-def _score(what, v): return f'{v:.1%}' if what == 'accuracy' else _text(float(v))
+def _metric(table): return 'accuracy' if 'accuracy' in table else 'mae'
 
-def _cards(facts, scores, what):
-    "The few numbers to know first"
-    rows, mean = scores['rows'].sum(), (scores[what]*scores['rows']).sum()/max(1, scores['rows'].sum())
-    worst, o = scores.iloc[0], facts['options']
-    cards = [(_score(what, mean), f'{what} over {rows:,} rows held out ({scores.part[0]})'), (_score(what, scores[what].mean()), f'mean over {len(scores):,} datasets'),
-             (_score(what, worst[what]), f'worst dataset: {worst["name"]}'), (o['arch'], f'{o["epochs"]} epochs, seed {o["seed"]}, mix {o["mix"]}')]
-    return '<div class="cards">' + ''.join(f'<div class="card"><b>{html.escape(str(a))}</b><span>{html.escape(str(b))}</span></div>' for a, b in cards) + '</div>'
+def _cards(facts, scores):
+    "Return the few numbers to know first"
+    what, o, worst = _metric(scores), facts['options'], scores.iloc[0]
+    values, rows = scores[what], scores['rows']
+    def score(v): return f'{v:.1%}' if what == 'accuracy' else _text(float(v))
+    cards = {
+        f'{what} over {rows.sum():,} rows held out ({scores.part[0]})': score((values*rows).sum()/max(1, rows.sum())),
+        f'mean over {len(scores):,} datasets': score(values.mean()),
+            f'worst dataset: {worst["name"]}': score(worst[what]),
+        f'{o["epochs"]} epochs, seed {o["seed"]}, mix {o["mix"]}': o['arch']}
+    body = ''.join(f'<div class="card"><b>{_escaped(value)}</b><span>{_escaped(text)}</span></div>' for text,
+        value in cards.items())
+    return f'<div class="cards">{body}</div>'
 
-def _worst(run, worst):
-    "The rows that the model is most wrong about, with words beside each"
-    out = []
-    for k, r in enumerate(worst.to_dict('records'), 1):
-        where = f'steps {r["start"]:,}–{r["end"]:,}' if 'start' in r else f'row {r["row"]:,}'
-        is_, taken = (html.escape(_text(r[c])[:60]) for c in ('target', 'prediction'))
-        sure = f' ({r["probability"]:.0%} sure)' if 'probability' in r else ''
-        out.append(picture_html(Path(run)/f'worst-{k}.png', f'row {r["row"]} of {r["name"]}', f'<b>{html.escape(str(r["name"]))}</b>, {where}: is {is_}, taken for {taken}{sure}'))
-    return f'<div class="worst">{"".join(out)}</div>'
+def _worst_caption(r):
+    where = f'steps {r["start"]:,}–{r["end"]:,}' if 'start' in r else f'row {r["row"]:,}'
+    target, prediction = (_escaped(_text(r[c])[:60]) for c in ('target', 'prediction'))
+    sure = f' ({r["probability"]:.0%})' if 'probability' in r else ''
+    return f'<b>{_escaped(r["name"])}</b>, {where}: is {target}, predicted {prediction}{sure}'
+
+def _worst(run):
+    "Return the rows with the largest errors, with words beside each"
+    rows = enumerate(_read(run, 'worst').to_dict('records'), 1)
+    pictures = [picture_html(run/f'worst-{k}.png', f'row {r["row"]} of {r["name"]}', _worst_caption(r)) for k,
+        r in rows]
+    return f'<div class="worst">{"".join(pictures)}</div>'
+
+_SCORES = ['accuracy', 'mae', 'rows', 'mistaken_for', 'loss']
 
 def _scores(table):
-    "A table of scores, what matters first; without what is the same in every line"
-    front = [c for c in ('part', *(k for k in table if k not in ('part', 'rows', 'accuracy', 'mae', 'loss', 'mistaken_for', 'dataset'))) if c in table]
-    name = [front[1]] if table.part.nunique() == 1 else front[:2]
-    own = [c for c in ('accuracy', 'mae', 'rows', 'mistaken_for', 'loss') if c in table]
-    return table_html(table[[*name, *own, *(c for c in front if c not in name and c != 'part')]])
+    "Return a table of scores, what matters first; without the part where there is one alone"
+    facts = [c for c in table if c not in ('part', 'dataset', *_SCORES)]
+    front = ['part'] if table.part.nunique() > 1 else []
+    return table_html(table[[*front, *facts[:1], *(c for c in _SCORES if c in table), *facts[1:]]])
 
-def _section(title, *body, wide=False): return f'<section{" class=wide" if wide else ""}><h2>{html.escape(title)}</h2>{"".join(body)}</section>' if any(body) else ''
+def _section(title, *body, wide=False):
+    if not any(body): return ''
+    kind = ' class=wide' if wide else ''
+    return f'<section{kind}><h2>{_escaped(title)}</h2>{"".join(body)}</section>'
+
 def _pairs(d): return table_html(pd.DataFrame([(k, _text(v)) for k, v in d.items()], columns=['', 'value']), 10**6)
-def _fold(summary, body): return f'<details><summary>{html.escape(summary)}</summary>{body}</details>'
+def _fold(summary, table): return f'<details><summary>{summary}</summary>{table_html(table)}</details>'
+
+def _sections(run, facts, scores):
+    "Return the sections of a page"
+    o, rows = facts['options'], ', '.join(f'{k} {v:,}' for k, v in facts['rows'].items())
+    def picture(name, alt): return picture_html(run/f'{name}.png', alt)
+    out = [_section('Each dataset', picture('datasets', 'each dataset as a dot, from the worst to the best')),
+        _section('Worst first', _scores(scores))]
+    if o.get('by'): out.append(_section(f'By {o["by"]}', _scores(_read(run, 'groups'))))
+    return ''.join([
+        *out, _section('Training', picture('curves', 'losses and metric by epoch'),
+            _fold('Numbers of each epoch', _read(run, 'history'))),
+        _section('Each dataset by epoch', picture('epochs', 'metric of the datasets by epoch')),
+        _section('Confusion', picture('confusion', 'confusion matrix')),
+        _section('Rows with the largest errors', _worst(run), wide=True),
+        _section('How much of each dataset an epoch held', picture('mixture', 'share of each dataset'),
+            _fold('Numbers of each dataset', _read(run, 'mixture'))),
+        _section('The split', f'<p>Rows: {_escaped(rows)}</p>', picture('split', 'rows of each dataset in each part')),
+        _section('Options', _pairs(o)), _section('Environment', _pairs({**facts['environment'],
+            'key of the data': facts['key']}))])
+
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_PAGE = '''<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title><style>{style}</style></head>
+<body><header><h1>{title}</h1><p>Trained on <code>{data}</code>, finished {finished}</p></header>
+{cards}<main class="grid">{sections}</main></body></html>
+'''
 
 def report_html(
     run, # Folder of a run that is done
 )->str:
-    "Make the page of a run"
-    run, facts = Path(run), json.loads((Path(run)/'run.json').read_text(encoding='utf-8'))
-    scores, history, mix, worst = (_read(run, o) for o in ('datasets', 'history', 'mixture', 'worst'))
-    first, what = scores[scores.part == scores.part[0]], 'accuracy' if 'accuracy' in scores else 'mae'
-    title, o = html.escape(run.resolve().name), facts['options']
-    rows = ', '.join(f'{k} {v:,}' for k, v in facts['rows'].items())
-    groups = [_section(f'By {o["by"]}', _scores(_read(run, 'groups')))] if o.get('by') else []
-    body = [_section('What happened on each dataset', picture_html(run/'datasets.png', 'each dataset as a dot, from the worst to the best')),
-            _section('Worst first', _scores(scores)), *groups,
-            _section('While it was trained', picture_html(run/'curves.png', 'losses and metric by epoch'), _fold('Numbers of each epoch', table_html(history))),
-            _section('Each dataset while it was trained', picture_html(run/'epochs.png', 'metric of the datasets by epoch')),
-            _section('What is taken for what', picture_html(run/'confusion.png', 'confusion matrix')),
-            _section('Rows it is most wrong about', _worst(run, worst), wide=True),
-            _section('How much of each dataset an epoch held', picture_html(run/'mixture.png', 'share of each dataset'), _fold('Numbers of each dataset', table_html(mix))),
-            _section('The split', f'<p>Rows: {html.escape(rows)}</p>', picture_html(run/'split.png', 'rows of each dataset in each part')),
-            _section('Options', _pairs(o)), _section('Environment', _pairs({**facts['environment'], 'key of the data': facts['key']}))]
-    policy = '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; img-src data:">'
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8">{policy}<meta name="viewport" content="width=device-width, initial-scale=1"><title>{title}</title>'
-            f'<style>{_STYLE}</style></head><body><header><h1>{title}</h1><p>Trained on <code>{html.escape(str(o["data"]))}</code>, finished {html.escape(facts["finished"])}</p></header>'
-            f'{_cards(facts, first, what)}<main class="grid">{"".join(body)}</main></body></html>\n')
+    "Return the page of a run"
+    run, facts = Path(run), read_run(run)
+    scores = _read(run, 'datasets')
+    first = scores[scores.part == scores.part[0]]
+    return _PAGE.format(
+        policy=_POLICY, title=_escaped(run.resolve().name), style=_STYLE, data=_escaped(facts['options']['data']),
+            finished=_escaped(facts['finished']),
+        cards=_cards(facts, first), sections=_sections(run, facts, scores))
 
 def report_run(
     run, # Folder of a run that is done
     out=None, # The page to be; `report.html` in the run if `None`
 )->Path:
     "Write the page of a run"
-    path, out = Path(run)/'run.json', Path(run)/'report.html' if out is None else Path(out)
-    if not path.is_file(): raise ValueError(f'{run} is not the folder of a run: it has no run.json.')
-    if json.loads(path.read_text(encoding='utf-8')).get('state') != 'done': raise ValueError(f'The run in {run} is not done: tsmeta train --config {Path(run)/"config.toml"} --resume goes on with it.')
+    _check_done(run)
+    out = Path(run)/'report.html' if out is None else Path(out)
     out.write_text(report_html(run), encoding='utf-8')
     return out

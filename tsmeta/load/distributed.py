@@ -6,13 +6,15 @@ Docs: https://tsmeta.github.io/tsmeta/load/distributed.html.md"""
 
 # %% auto #0
 __all__ = ['grouped', 'process_rank', 'Deal', 'gather_rows', 'mean_factor', 'short_hash', 'row_prints', 'check_ranks', 'Sharded',
-           'ranked', 'check_same_rows', 'over_ranks']
+           'ranked', 'check_same_rows', 'group_rank', 'group_size', 'barrier', 'sum_over_ranks', 'gather_objects',
+           'from_rank_0']
 
 # %% ../../nbs/load/distributed.ipynb #ae48a4fb
 import hashlib, io, os, torch
 import numpy as np, torch.distributed as dist
 from fastai.data.core import TfmdDL
 from fastai.torch_core import apply, to_detach
+from fastcore.basics import patch
 from functools import lru_cache
 from weakref import WeakKeyDictionary
 
@@ -199,44 +201,67 @@ def check_same_rows(
         'split that depends on the rank) and let the loader shard, or keep it and turn the sharding of the loader off.')
 
 # %% ../../nbs/load/distributed.ipynb #6f756c17
-def over_ranks(
+def group_rank()->int:
+    "Return the number of this process in its group; 0 where it is alone"
+    return dist.get_rank() if grouped() else 0
+
+def group_size()->int:
+    "Return how many processes train together; 1 where this one is alone"
+    return dist.get_world_size() if grouped() else 1
+
+def barrier():
+    "Wait until every process of the group has come here"
+    if grouped(): dist.barrier()
+
+def sum_over_ranks(
     a, # Array of float64 or int64, the same shape in all processes
-): # The sum over all processes that train together, in each of them
-    "Add up what the processes of a distributed training counted; alone, this is `a` itself"
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return a
+): # Array of the same shape and type
+    "Return the sum over all processes that train together, in each of them; alone, `a` itself"
+    if group_size() == 1: return a
     t = torch.from_numpy(a.copy())
     if dist.get_backend() == 'nccl': t = t.cuda()
     dist.all_reduce(t)
     return t.cpu().numpy()
 
 # %% ../../nbs/load/distributed.ipynb #93d4ebed
-def _packed(o):
-    torch.save(o, buf := io.BytesIO())
-    return buf.getvalue()
+def _to_bytes(o):
+    buffer = io.BytesIO()
+    torch.save(o, buffer)
+    return buffer.getvalue()
 
-def _unpacked(data): return torch.load(io.BytesIO(data), map_location='cpu', weights_only=True)
+# Only bytes that a process of the same training has made are read here
+def _from_bytes(data): return torch.load(io.BytesIO(data), map_location='cpu', weights_only=False)
 
-def _together(own):
-    "What every process says, as a list"
-    if not grouped(): return [own]
-    dist.all_gather_object(found := [None]*dist.get_world_size(), _packed(own))
-    return list(map(_unpacked, found))
+def gather_objects(
+    o, # Anything that can be pickled
+)->list: # One object per process, in the order of ranks; tensors are on the CPU
+    "Return what every process of the group has given, in each of them; alone, a list of one"
+    if group_size() == 1: return [o]
+    found = [None]*group_size()
+    dist.all_gather_object(found, _to_bytes(o))
+    return [_from_bytes(data) for data in found]
 
-def _by_first(do):
-    "Let the first of several processes do something; all of them get what comes of it, also if it is an error"
-    if not grouped(): return do()
-    got = [None, None]
-    if dist.get_rank() == 0:
-        try: got[0] = _packed(do())
-        except Exception as e: got[1] = e
-    dist.broadcast_object_list(got)
-    if got[1] is not None: raise got[1]
-    return _unpacked(got[0])
+def from_rank_0(
+    do, # Function without parameters
+):
+    "Call a function in rank 0 alone and return its result in every process; an error of it is raised in all of them"
+    if group_size() == 1: return do()
+    sent = [None]
+    if group_rank() == 0:
+        try: sent[0] = _to_bytes((do(), None))
+        except Exception as e: sent[0] = _to_bytes((None, e))
+    dist.broadcast_object_list(sent)
+    result, error = _from_bytes(sent[0])
+    if error is not None: raise error
+    return result
 
 # %% ../../nbs/load/distributed.ipynb #282a94d1
-def _all_ranks(o):
-    "What every process of a distributed training has of this, as a list"
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1): return [o]
-    out = [None]*dist.get_world_size()
-    dist.all_gather_object(out, o)
-    return out
+@patch(as_prop=True)
+def gathers(self:Sharded)->bool:
+    "Return whether `to_detach` puts together what several processes found"
+    return self._gathers()
+
+@patch(as_prop=True)
+def owns_batch(self:Sharded)->bool:
+    "Return whether this process counts the last batch: each process its own rows; of rows that all of them got, rank 0"
+    return not self._shared or group_rank() == 0

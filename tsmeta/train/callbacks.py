@@ -1,4 +1,4 @@
-"""What every row of a batch scored, added up by dataset as fast as numpy counts
+"""The base of callbacks that score datasets: losses and metrics of rows, their sums by dataset, histories of scores, and labels of each dataset alone
 
 Docs: https://tsmeta.github.io/tsmeta/train/callbacks.html.md"""
 
@@ -10,7 +10,8 @@ __all__ = ['plain_tensor', 'row_values', 'is_row_mean', 'row_losses', 'RowSums',
 
 # %% ../../nbs/train/callbacks.ipynb #31957e69
 import torch
-import numpy as np, pandas as pd, torch.distributed as dist
+import numpy as np, pandas as pd
+from dataclasses import dataclass
 from fastai.callback.core import Callback
 from fastai.layers import NoneReduce
 from fastai.learner import Learner
@@ -20,26 +21,26 @@ from fastcore.basics import patch
 from ..sources.targets import some
 from ..splits.index import Index
 from ..data.dataset import delivery
-from ..load.distributed import over_ranks
+from ..load.distributed import sum_over_ranks
 from ..load.loader import TSMetaDataLoader
 from ..load.stream_loader import TSStreamLoader
 
 # %% ../../nbs/train/callbacks.ipynb #07a5c28e
 def plain_tensor(
     o, # Tensor of any type
-):
-    "See a tensor as torch's own type, without its history: operations on other types take ten times as long"
-    if type(o) is torch.Tensor: return o.detach() if o.requires_grad else o
-    with torch._C.DisableTorchFunctionSubclass(): return torch.Tensor._make_subclass(torch.Tensor, o.detach())
+): # `torch.Tensor` over the same memory
+    "Return a tensor as torch's own type and without its history: operations on other types take ten times as long"
+    return o.detach().as_subclass(torch.Tensor)
 
 def row_values(
-    func, # Function of `(pred, target)` that answers with a mean over rows
+    func, # Function of `(pred, target)` that returns a mean over rows
     pred, # Tensor, first axis rows
     y, # Tensor, first axis rows
 ): # Tensor `(rows,)`
-    "Ask a metric about each row on its own, all of them at once"
+    "Return the value of a metric for each row on its own"
     v = torch.vmap(lambda p, t: func(p[None], t[None]))(plain_tensor(pred), plain_tensor(y))
-    if v.shape != (len(pred),): raise ValueError(f'The metric gives an answer of shape {tuple(v.shape[1:])} per row instead of one number.')
+    if v.shape != (len(pred),):
+        raise ValueError(f'The metric gives an answer of shape {tuple(v.shape[1:])} per row instead of one number.')
     return v
 
 def is_row_mean(
@@ -48,207 +49,265 @@ def is_row_mean(
     y, # Tensor, first axis rows
     values, # From `row_values`
 )->bool:
-    "Is the metric of these rows, and of the first half of them, the mean of their values?"
+    "Return whether the metric of these rows, and of the first half of them, is the mean of their values"
+    pred, y = plain_tensor(pred), plain_tensor(y)
     for n in {len(pred), (len(pred) + 1)//2}:
-        whole = torch.as_tensor(func(plain_tensor(pred)[:n], plain_tensor(y)[:n])).double().cpu()
-        if not torch.allclose(values[:n].double().mean().cpu(), whole, 1e-4, 1e-6, equal_nan=True): return False
+        found = torch.as_tensor(func(pred[:n], y[:n])).double().cpu()
+        mean = values[:n].double().mean().cpu()
+        if not torch.allclose(mean, found, 1e-4, 1e-6, equal_nan=True): return False
     return True
 
 # %% ../../nbs/train/callbacks.ipynb #24eb750e
 def _align(pred, y):
-    "Outputs `(n, 1)` beside numbers `(n,)` would be broadcast to `(n, n)` by losses that do not flatten"
-    return pred.reshape(y.shape) if y.is_floating_point() and pred.shape != y.shape and pred.numel() == y.numel() else pred
+    """Return outputs `(n, 1)` in the shape of numbers `(n,)`: losses that do not flatten would broadcast both to `(n,
+    n)`"""
+    other_shape = pred.shape != y.shape and pred.numel() == y.numel()
+    return pred.reshape(y.shape) if other_shape and y.is_floating_point() else pred
 
 def row_losses(
     loss_func, # A loss of fastai, torch or your own; a mean over rows
     pred, # Outputs of the model, first axis rows
     y, # Targets, first axis rows
 ): # Tensor `(rows,)`
-    "The loss of each row: without reduction where the loss knows how, else row by row"
+    "Return the loss of each row: without reduction where the loss has such a mode, else row by row"
     pred, n = pred.detach(), len(y)
     try:
         with NoneReduce(loss_func) as unreduced: loss = unreduced(_align(pred, y), y)
     except (TypeError, IndexError, ValueError, RuntimeError): loss = row_values(loss_func, pred, y)
-    if loss.numel() % max(n, 1) or n > 1 and not loss.ndim: loss = row_values(loss_func, pred, y)
-    return plain_tensor(loss).reshape(n, -1).mean(1) if n else plain_tensor(loss).reshape(0)
+    reduced = n > 1 and not loss.ndim
+    if reduced or loss.numel() % max(n, 1): loss = row_values(loss_func, pred, y)
+    loss = plain_tensor(loss)
+    return loss.reshape(n, -1).mean(1) if n else loss.reshape(0)
 
 # %% ../../nbs/train/callbacks.ipynb #6f756c10
 class RowSums:
-    "Add up values of rows by dataset; batches are collected first, so that each function is asked seldom"
+    "Sums of values of rows by dataset; batches are collected first, so that each function is called seldom"
     def __init__(self,
         funcs, # name → function of `(pred, y)` that gives one value per row
-        index:Index, # Tells the dataset of an id
-        collect:int=1 << 20, # Numbers of predictions to collect before functions are asked
+        index:Index, # Index of the metadataset: finds the dataset of an id
+        collect:int=1 << 20, # Numbers of predictions to collect before functions are called
     ):
         self.funcs, self.index, self.collect = dict(funcs), index, collect
         self.reset()
 
     def reset(self):
-        "Begin anew"
+        "Set all sums to zero"
         n, m = len(self.index.lens), len(self.funcs)
         self.rows, self.binary = np.zeros(n, np.int64), np.zeros(m, np.int64)
         self.sums, self.squares = np.zeros((m, n)), np.zeros((m, n))
         self._held, self._size = [], 0
 
     def add(self, ids, pred, y):
-        "Take one batch: global ids, outputs, targets"
+        "Take one batch: global ids, outputs, targets; a `ValueError` if there is not one output per row"
         pred, y, n = plain_tensor(pred), plain_tensor(y), len(ids)
-        if n != len(pred): raise ValueError(f'The model gives {len(pred):,} outputs for {n:,} rows; a table by dataset needs one per row.')
+        if n != len(pred):
+            raise ValueError(
+                f'The model gives {len(pred):,} outputs for {n:,} rows; a table by dataset needs one per row.')
         if not n: return
         self._held.append((ids, pred, y))
         self._size += pred.numel()
         if self._size >= self.collect: self.flush()
 
     def flush(self):
-        "Ask the functions about all rows collected"
+        "Call the functions for all rows collected"
         if not self._held: return
         ids, pred, y = zip(*self._held)
         self._held, self._size = [], 0
-        ds, pred, y = self.index.locate(np.concatenate(ids))[0], torch.cat(pred), torch.cat(y)
-        n = len(self.rows)
-        self.rows += np.bincount(ds, minlength=n)
+        ds = self.index.locate(np.concatenate(ids))[0]
+        pred, y = torch.cat(pred), torch.cat(y)
+        self.rows += np.bincount(ds, minlength=len(self.rows))
         for k, f in enumerate(self.funcs.values()):
             v = f(pred, y).detach().double().cpu().numpy()
             np.add.at(self.sums[k], ds, v)
             np.add.at(self.squares[k], ds, v*v)
-            self.binary[k] += int(((v != 0) & (v != 1)).any())
+            self.binary[k] += ((v != 0) & (v != 1)).any()
 
     def state_dict(self)->dict:
-        "What was counted so far, in this process"
+        "Return what was counted so far, in this process"
         self.flush()
-        return {k: getattr(self, k).copy() for k in ('rows', 'sums', 'squares', 'binary')}
+        return dict(rows=self.rows.copy(), sums=self.sums.copy(), squares=self.squares.copy(),
+            binary=self.binary.copy())
 
     def load_state_dict(self, state:dict):
-        "Go on counting from there"
+        "Go on counting from a state; a `ValueError` if it is of other datasets or functions"
         self.reset()
-        for k in self.state_dict(): setattr(self, k, np.array(state[k]))
+        new = {k: np.array(state[k]) for k in self.state_dict()}
+        for k, now in self.state_dict().items():
+            if new[k].shape != now.shape or new[k].dtype != now.dtype:
+                raise ValueError(
+                    f'These are sums of other datasets or metrics: {k} is {new[k].dtype} {new[k].shape} instead of '
+                    f'{now.dtype} {now.shape}.')
+        self.rows, self.sums, self.squares, self.binary = new['rows'], new['sums'], new['squares'], new['binary']
 
-    def totals(self): # rows `(n,)`, sums and squares `(m, n)`, other values than 0 and 1 `(m,)`
-        "What was counted, in all processes together"
+    def totals(self): # rows `(n,)`, sums and squares `(m, n)`, number of batches with values beside 0 and 1 `(m,)`
+        "Return what was counted in all processes together"
         self.flush()
-        return tuple(map(over_ranks, (self.rows, self.sums, self.squares, self.binary)))
+        return tuple(map(sum_over_ranks, (self.rows, self.sums, self.squares, self.binary)))
 
 # %% ../../nbs/train/callbacks.ipynb #8456e0a2
 def intervals(
     rows, # Rows of each dataset
     sums, # Sum of the values of its rows
     squares, # Sum of their squares
-    binary:bool, # Are all values 0 or 1?
-    z:float=1.96, # How wide: 1.96 standard errors are 95 %
-): # mean, lower and upper bound; NaN where nothing is known
-    "Means of datasets with 95 % intervals: Wilson's for shares (Wilson 1927), else by the standard error of the mean"
+    binary:bool, # Whether all values are 0 or 1
+    z:float=1.96, # Width: 1.96 standard errors are 95 %
+): # mean, lower and upper bound; NaN where they are unknown
+    """Return means of datasets with 95 % intervals: Wilson's for shares (Wilson 1927), else by the standard error of
+    the mean"""
     with np.errstate(divide='ignore', invalid='ignore'):
         mean = sums/rows
-        if binary:
-            centre, half = (mean + z*z/(2*rows))/(1 + z*z/rows), z/(1 + z*z/rows)*np.sqrt(mean*(1-mean)/rows + z*z/(4*rows*rows))
-            return mean, centre - half, centre + half
-        se = np.sqrt(np.maximum(0, squares/rows - mean**2)/(rows - 1))
-        return mean, mean - z*se, mean + z*se
+        if not binary:
+            variance = np.maximum(0, squares/rows - mean**2)
+            half = z*np.sqrt(variance/(rows - 1))
+            return mean, mean - half, mean + half
+        scale = 1 + z*z/rows
+        centre = (mean + z*z/(2*rows))/scale
+        half = z/scale*np.sqrt(mean*(1-mean)/rows + z*z/(4*rows*rows))
+        return mean, centre - half, centre + half
 
 # %% ../../nbs/train/callbacks.ipynb #807ede57
-def _counted_elsewhere(dl):
-    "Did all processes of a distributed training get this batch, so that the first of them counts it?"
-    return getattr(dl, '_shared', False) and dist.is_available() and dist.is_initialized() and dist.get_rank() > 0
-
 class ByDataset(Callback):
-    "Base of callbacks that look at rows by dataset; at rest while searching a learning rate or predicting"
+    "Base of callbacks that look at rows by dataset; inactive while a learning rate is searched and while predicting"
     order, loaders, training = 45, (TSMetaDataLoader, TSStreamLoader), property(lambda self: self.learn.training)
     def __call__(self, event_name):
-        "Handle an event; fastai looks for a handler again and again in each batch, which costs more than what is done here"
+        "Handle an event; fastai looks up a handler several times per batch, which costs more than what is done here"
+        learn = vars(self.learn)
         if event_name != 'after_fit' and not hasattr(type(self), event_name): return
-        learn = self.learn.__dict__
-        if event_name == 'after_loss' and not self.run_train and learn.get('training') or 'gather_preds' in learn: return
+        if 'gather_preds' in learn: return
+        if event_name == 'after_loss' and learn.get('training') and not self.run_train: return
         return super().__call__(event_name)
 
     def before_fit(self):
-        self.run = not hasattr(self.learn, 'lr_finder')
+        self.run = 'lr_finder' not in vars(self.learn)
         if self.run: self.begin()
 
     def begin(self): "Prepare for a training; overridden"
 
     def loader(self, i):
-        "The training (0) or validation (1) loader, which must know its rows"
+        "Return the training (0) or validation (1) loader, or `None`; a `TypeError` if its batches have no ids"
         if i >= len(self.learn.dls.loaders): return None
-        if isinstance(dl := self.learn.dls.loaders[i], self.loaders): return dl
-        raise TypeError(f'{type(self).__name__} needs loaders that know the rows of each batch; this learner has a {type(dl).__name__}. '
-                        'Make them with .split(…).dataloaders(…).')
+        dl = self.learn.dls.loaders[i]
+        if isinstance(dl, self.loaders): return dl
+        raise TypeError(
+            f'{type(self).__name__} needs loaders that know the rows of each batch; this learner has a '
+            f'{type(dl).__name__}. Make them with .split(…).dataloaders(…).')
 
     def delivered(self):
-        "Ids, outputs and targets of the batch just passed through the model"
+        """Return ids, outputs and targets of the batch that just passed through the model, as far as this process
+        counts it"""
         pred, y, dl = self.learn.pred, self.learn.y, self.learn.dl
         if not isinstance(pred, torch.Tensor):
-            raise TypeError(f'{type(self).__name__} needs a model that answers with one tensor, this one gives a {type(pred).__name__}.')
-        return (dl.ids[:0], pred[:0], y[:0]) if _counted_elsewhere(dl) else (dl.ids, pred, y)
+            raise TypeError(
+                f'{type(self).__name__} needs a model that answers with one tensor, this one gives a '
+                f'{type(pred).__name__}.')
+        if dl.owns_batch: return dl.ids, pred, y
+        return dl.ids[:0], pred[:0], y[:0]
 
 # %% ../../nbs/train/callbacks.ipynb #f4eeec20
+@dataclass
 class Scores:
-    "Values of some metrics for datasets or groups: `rows` `(n,)`; `value`, `low` and `high` `(metrics, n)`"
-    def __init__(self, rows, value, low, high): self.rows, self.value, self.low, self.high = rows, value, low, high
+    "Values of some metrics for datasets or groups"
+    rows: np.ndarray # `(n,)`
+    value: np.ndarray # `(metrics, n)`
+    low: np.ndarray # Lower bounds of 95 % intervals, the same shape
+    high: np.ndarray # Upper bounds
 
 class DatasetHistory:
-    "The scores of all epochs of a training; they do not travel with an exported learner"
+    "The scores of all epochs of a training; they are left out of an exported learner"
     def __init__(self, metrics=(), names=(), groups=None, lower=()):
-        self.metrics, self.names, self.groups, self.lower, self.records = list(metrics), list(names), groups or {}, set(lower), []
+        self.metrics, self.names, self.groups = list(metrics), list(names), groups or {}
+        self.lower, self.records = set(lower), []
     def __reduce__(self): return DatasetHistory, ()
 
     def labels(self, by):
-        "Names of the datasets, or of the groups"
+        "Return the names of the datasets, or of the groups"
         if by == 'dataset': return self.names
         if by in self.groups: return self.groups[by]
-        raise ValueError(f'Nothing was scored by {by!r}, only by {", ".join(["dataset", *self.groups])}. Give DatasetMetrics(groups={by!r}) before training.')
+        known = ', '.join(['dataset', *self.groups])
+        raise ValueError(
+            f'Nothing was scored by {by!r}, only by {known}. Give DatasetMetrics(groups={by!r}) before training.')
 
     def metric(self, name=None):
-        "Number of a metric; by default the first that is not the loss"
+        "Return the number of a metric; by default the first that is not the loss"
         if name is None: return next((k for k, m in enumerate(self.metrics) if m != 'loss'), 0)
         if name in self.metrics: return self.metrics.index(name)
         raise ValueError(f'There is no metric {name!r}; scored were {", ".join(self.metrics)}.')
 
+    def of_part(self, by, part):
+        "Return `(epoch, Scores)` of each epoch in which a part was scored"
+        found = [(epoch, scores[by]) for epoch, p, scores in self.records if p == part]
+        if found: return found
+        known = ', '.join(sorted({p for _, p, _ in self.records}))
+        raise ValueError(
+            f'Part {part!r} was not scored; there is {known}. DatasetMetrics(train=True) scores the training set too.')
+
+    def _lines(self, epoch, part, by, scores):
+        "Return a table per metric with a line per dataset or group that has rows"
+        d = np.flatnonzero(scores.rows)
+        names = np.asarray(self.labels(by), object)[d]
+        known = dict(epoch=epoch, part=part, by=by, dataset=d if by == 'dataset' else -1, name=names)
+        values = [dict(metric=m, value=scores.value[k, d], low=scores.low[k, d], high=scores.high[k, d]) for k,
+            m in enumerate(self.metrics)]
+        return [pd.DataFrame({**known, **v, 'rows': scores.rows[d]}) for v in values]
+
     def table(self):
-        "One line per epoch, part, dataset or group, and metric"
-        out = [pd.DataFrame(dict(epoch=e, part=part, by=by, dataset=d if by == 'dataset' else -1, name=np.asarray(self.labels(by), object)[d], metric=m,
-                                 value=s.value[k, d], low=s.low[k, d], high=s.high[k, d], rows=s.rows[d]))
-               for e, part, found in self.records for by, s in found.items() for d in [np.flatnonzero(s.rows)] for k, m in enumerate(self.metrics)]
-        cols = 'epoch part by dataset name metric value low high rows'.split()
-        return pd.concat(out, ignore_index=True) if out else pd.DataFrame(columns=cols)
+        "Return one line per epoch, part, dataset or group, and metric"
+        out = []
+        for epoch, part, found in self.records:
+            for by, scores in found.items(): out += self._lines(epoch, part, by, scores)
+        if out: return pd.concat(out, ignore_index=True)
+        return pd.DataFrame(columns='epoch part by dataset name metric value low high rows'.split())
 
     def state_dict(self)->list:
-        "All epochs in plain terms"
-        return [(e, part, {by: dict(s.__dict__) for by, s in found.items()}) for e, part, found in self.records]
+        "Return all epochs as plain containers of arrays"
+        return [(epoch, part, {by: dict(vars(s)) for by, s in found.items()}) for epoch, part, found in self.records]
 
     def load_state_dict(self, state):
-        "Begin with these epochs"
-        self.records = [(e, part, {by: Scores(**s) for by, s in found.items()}) for e, part, found in state]
+        "Begin with the epochs of a state"
+        self.records = [(epoch, part, {by: Scores(**s) for by, s in found.items()}) for epoch, part, found in state]
 
 # %% ../../nbs/train/callbacks.ipynb #2804a97e
 def history(learn):
-    "What `DatasetMetrics` remembers of the last training"
-    h = learn.__dict__.get('_dataset_history')
-    if h is None or not h.records: raise ValueError('No dataset was scored yet: train with a DatasetMetrics callback, for instance learn.fit(1, cbs=DatasetMetrics()).')
-    return h
+    "Return the scores of the last training; a `ValueError` if nothing was scored"
+    h = vars(learn).get('_dataset_history')
+    if h is not None and h.records: return h
+    raise ValueError(
+        'No dataset was scored yet: train with a DatasetMetrics callback, for instance learn.fit(1, '
+        'cbs=DatasetMetrics()).')
 
 @patch(as_prop=True)
-def dataset_metrics(self:Learner)->pd.DataFrame: # epoch, part, by, dataset (−1 for groups), name, metric, value, low, high, rows
-    "Every metric of every dataset and group after every epoch of the last training"
+def dataset_metrics(self:Learner)->pd.DataFrame:
+    # epoch, part, by, dataset (−1 for groups), name, metric, value, low, high, rows
+    "Return every metric of every dataset and group after every epoch of the last training"
     return history(self).table()
 
 # %% ../../nbs/train/callbacks.ipynb #47ac1c4c
+def _label_table_of(classes, vocab, names, at):
+    "Return which labels each dataset has, from the labels given by its name"
+    table, code = np.zeros((len(names), len(vocab)), bool), {v: k for k, v in enumerate(vocab)}
+    for name, labels in classes.items():
+        if name not in at: raise ValueError(f'classes speaks of dataset {name!r}, which is not there.')
+        odd = [v for v in labels if v not in code]
+        if odd:
+            raise ValueError(
+                f'classes gives dataset {some(names, [at[name]])} the label {odd[0]!r}, which is not in the '
+                'vocabulary.')
+        table[at[name], [code[v] for v in labels]] = True
+    return table
+
 def label_table(
     vocab, # All labels; 'dataset/label' where `classes` is `None`
     names, # Name of each dataset
     classes:dict=None, # Labels of each dataset by its name; by the names of the labels if `None`
 ): # bool `(datasets, labels)`; rows of datasets that none of the labels belongs to are all `False`
-    "Tell which labels are those of which dataset"
-    table, at = np.zeros((len(names), len(vocab)), bool), {n: d for d, n in enumerate(names)}
-    if classes is not None:
-        o2i = {v: k for k, v in enumerate(vocab)}
-        if unknown := [n for n in classes if n not in at]: raise ValueError(f'classes speaks of dataset {unknown[0]!r}, which is not there.')
-        for n, labels in classes.items():
-            if odd := [v for v in labels if v not in o2i]: raise ValueError(f'classes gives dataset {some(names, [at[n]])} the label {odd[0]!r}, which is not in the vocabulary.')
-            table[at[n], [o2i[v] for v in labels]] = True
-        return table
-    for k, v in enumerate(map(str, vocab)):
-        for i, letter in enumerate(v):
-            if letter == '/' and (d := at.get(v[:i])) is not None: table[d, k] = True
+    "Return which labels belong to which dataset"
+    at = {n: d for d, n in enumerate(names)}
+    if classes is not None: return _label_table_of(classes, vocab, names, at)
+    table = np.zeros((len(names), len(vocab)), bool)
+    for k, label in enumerate(map(str, vocab)):
+        prefixes = [label[:i] for i, letter in enumerate(label) if letter == '/']
+        for name in prefixes:
+            if name in at: table[at[name], k] = True
     return table
 
 # %% ../../nbs/train/callbacks.ipynb #fa7eeaa5
@@ -264,7 +323,9 @@ class OwnLabels(Callback):
 
     def before_fit(self):
         if mixing := [type(c).__name__ for c in self.learn.cbs if type(c).__name__ in _MIXING]:
-            raise ValueError(f'{mixing[0]} mixes rows of different datasets, so that no label of their own is left. Use one of OwnLabels and {mixing[0]}.')
+            raise ValueError(
+                f'{mixing[0]} mixes rows of different datasets, so that no label of their own is left. Use one of '
+                f'OwnLabels and {mixing[0]}.')
         # fastai fires this event when it predicts, too, and a loaded learner has no training rows to learn from
         if len(self.dls.train.dataset): self.learn_from(self.dls.train.dataset)
 
@@ -274,10 +335,12 @@ class OwnLabels(Callback):
         "Remember which labels are those of which dataset"
         s = meta.schema
         if s.kind != 'class' or self.classes is None and s.labels != 'namespaced':
-            raise ValueError(f"OwnLabels needs labels='namespaced' or classes=…; this metadataset has {s}, labels={s.labels!r}.")
+            raise ValueError(
+                f"OwnLabels needs labels='namespaced' or classes=…; this metadataset has {s}, labels={s.labels!r}.")
         self.names = list(meta.names)
         self.table = torch.from_numpy(label_table(s.vocab, self.names, self.classes))
-        if len(none := np.flatnonzero(~self.table.any(1).numpy() & (meta.lens > 0))): raise ValueError(f'Dataset {some(self.names, none)} has no label of its own.')
+        if len(none := np.flatnonzero(~self.table.any(1).numpy() & (meta.lens > 0))):
+            raise ValueError(f'Dataset {some(self.names, none)} has no label of its own.')
         self._cache = None
 
     def facts(self):

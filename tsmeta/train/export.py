@@ -1,4 +1,4 @@
-"""Names for architectures, transforms and losses, so that a model can be described in JSON and built again without unpickling anything
+"""`learn.export_safe(folder)` and `load_safe(folder)`: a trained learner as weights and JSON, loaded without unpickling anything
 
 Docs: https://tsmeta.github.io/tsmeta/train/export.html.md"""
 
@@ -10,7 +10,8 @@ __all__ = ['ARCHS', 'TRANSFORMS', 'LOSSES', 'register_arch', 'register_transform
            'load_safe']
 
 # %% ../../nbs/train/export.ipynb #1b0242fa
-import hashlib, importlib, inspect, json, os, re, shutil, sys, tempfile, torch
+import hashlib, importlib, inspect, json, numpy as np, os, re, shutil, sys, tempfile, torch
+from contextlib import contextmanager
 from fastai.learner import Learner
 from fastai.losses import BaseLoss
 from fastcore.basics import listify, patch
@@ -27,11 +28,12 @@ from ..data.schema import _read_schema, _schema
 from ..data.transforms import WithDataset
 from ..load.loader import TSMetaDataLoader, TSMetaDataLoaders
 from .callbacks import OwnLabels
+from .resume import check_fields
 import tsmeta.train.predict
 
 # %% ../../nbs/train/export.ipynb #c73be465
 class Registry:
-    "Things by name: what you register, and what stands in libraries, which are imported when somebody asks"
+    "Classes and functions by name: those you register, and those of libraries, which are imported when they are needed"
     def __init__(self,
         what:str, # 'architecture', 'transform', 'loss'
         known, # name → module that has it
@@ -39,42 +41,61 @@ class Registry:
     ): self.what, self.known, self.how, self.mine = what, dict(known), how, {}
 
     def add(self, thing, name=None):
-        "Register a class or function; what a notebook or script defines may take the place of another"
+        "Register a class or function; what a notebook or script defines may replace another"
         name = name or thing.__name__
-        if not re.fullmatch(r'[\w.]+', name): raise ValueError(f'{name!r} is no name for {self.what}: use letters, digits, _ and dots, as in @{self.how}(name="my_name").')
-        old, new = (getattr(o, '__module__', None) for o in (self.mine.get(name, thing), thing))
-        if old != new and '__main__' not in (old, new):
-            raise ValueError(f'There is another {self.what} called {name!r} already; register this one under another name.')
+        if not re.fullmatch(r'[\w.]+', name):
+            raise ValueError(
+                f'{name!r} is no name for {self.what}: use letters, digits, _ and dots, as in '
+                f'@{self.how}(name="my_name").')
+        modules = {_module(self.mine.get(name, thing)), _module(thing)}
+        if len(modules) > 1 and '__main__' not in modules:
+            raise ValueError(
+                f'There is another {self.what} called {name!r} already; register this one under another name.')
         self.mine[name] = thing
         return thing
 
     def name(self, thing):
-        "The name of a class or function, or `None`"
-        for k, v in self.mine.items():
-            if v is thing: return k
-        k = getattr(thing, '__name__', None)
-        return k if k in self.known and getattr(thing, '__module__', '').split('.')[0] == self.known[k].split('.')[0] else None
+        "Return the name of a class or function, or `None`"
+        for name, mine in self.mine.items():
+            if mine is thing: return name
+        name = getattr(thing, '__name__', None)
+        if name not in self.known: return None
+        library = self.known[name].split('.')[0]
+        return name if _module(thing).split('.')[0] == library else None
 
     def __contains__(self, name): return name in self.mine or name in self.known
+
     def get(self, name):
-        "The class or function of this name"
+        "Return the class or function of a name; a `ValueError` for a name that is not registered"
         if not isinstance(name, str): raise ValueError(f'The name of a {self.what} is a text, got {name!r}.')
         if name in self.mine: return self.mine[name]
         if name not in self.known:
-            raise ValueError(f'Unknown {self.what} {name!r}. Register it before loading, with @{self.how}; registered: {", ".join(self.mine) or "none"}.')
+            raise ValueError(
+                f'Unknown {self.what} {name!r}. Register it before loading, with @{self.how}; registered: '
+                f'{", ".join(self.mine) or "none"}.')
         try: module = importlib.import_module(self.known[name])
-        except ModuleNotFoundError as e: raise ModuleNotFoundError(f'The {self.what} {name} needs {e.name}, which is not installed.') from None
-        return self.mine[name] if name in self.mine else getattr(module, name)
+        except ModuleNotFoundError as e:
+            raise ModuleNotFoundError(f'The {self.what} {name} needs {e.name}, which is not installed.') from None
+        return self.mine[name] if name in self.mine else vars(module)[name]
 
-def _table(**modules): return {name: module.replace('_', '.') for module, names in modules.items() for name in names.split()}
+def _module(thing): return getattr(thing, '__module__', '')
 
-ARCHS = Registry('architecture', dict(small='tsmeta.cli.model', scaled='tsmeta.cli.model', WithDataset='tsmeta.train.export'), 'register_arch')
-TRANSFORMS = Registry('transform', _table(tsmeta_data_transforms='StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset DatasetInput',
-    tsai_data_preprocessing='TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
+def _names(module, text): return {name: module for name in text.split()}
+
+ARCHS = Registry('architecture', {'small': 'tsmeta.cli.model', 'scaled': 'tsmeta.cli.model',
+    'WithDataset': 'tsmeta.train.export'}, 'register_arch')
+TRANSFORMS = Registry('transform', _names('tsmeta.data.transforms',
+    'StandardizeByDataset RobustScaleByDataset MinMaxScaleByDataset DatasetInput') | _names(
+    'tsai.data.preprocessing',
+        'TSNan2Value TSStandardize TSNormalize TSClip TSClipOutliers TSRobustScale TSGaussianStandardize TSDiff '
     'TSLog TSCyclicalPosition TSLinearPosition TSMissingness TSSelfMissingness TSPositionGaps TSRollingMean TSLogReturn TSAdd TSDropVars'), 'register_transform')
-LOSSES = Registry('loss', _table(fastai_losses='CrossEntropyLossFlat FocalLossFlat BCEWithLogitsLossFlat BCELossFlat MSELossFlat L1LossFlat LabelSmoothingCrossEntropyFlat '
-    'LabelSmoothingCrossEntropy', torch_nn='CrossEntropyLoss MSELoss L1Loss SmoothL1Loss HuberLoss BCEWithLogitsLoss',
-    torch_nn_functional='cross_entropy mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits'), 'register_loss')
+_FASTAI_LOSSES = ('CrossEntropyLossFlat FocalLossFlat BCEWithLogitsLossFlat BCELossFlat MSELossFlat L1LossFlat LabelSmoothingCrossEntropyFlat '
+                  'LabelSmoothingCrossEntropy')
+_TORCH_LOSSES = 'CrossEntropyLoss MSELoss L1Loss SmoothL1Loss HuberLoss BCEWithLogitsLoss'
+_TORCH_FUNCTIONS = 'cross_entropy mse_loss l1_loss smooth_l1_loss huber_loss binary_cross_entropy_with_logits'
+LOSSES = Registry('loss', {
+    **_names('fastai.losses', _FASTAI_LOSSES), **_names('torch.nn', _TORCH_LOSSES),
+        **_names('torch.nn.functional', _TORCH_FUNCTIONS)}, 'register_loss')
 
 def _decorator(registry):
     def register(
@@ -82,7 +103,8 @@ def _decorator(registry):
         *,
         name:str=None, # Its name in exports; its own if `None`
     ):
-        return registry.add(thing, name) if thing is not None else lambda o: registry.add(o, name)
+        if thing is None: return partial(registry.add, name=name)
+        return registry.add(thing, name)
     register.__name__ = register.__qualname__ = registry.how
     register.__doc__ = f'Give a {registry.what} a name for safe exports; use it as a decorator'
     return register
@@ -93,13 +115,19 @@ register_arch, register_transform, register_loss = map(_decorator, (ARCHS, TRANS
 _NEVER = {'pretrained', 'weights_path', 'dls', 'device'}
 
 def _tsai_arch(name):
+    "Return the function that builds an architecture of tsai, or `None`"
     try:
         from tsai.learner import get_arch
         from tsai.models.utils import build_ts_model
-    except ModuleNotFoundError as e: raise ModuleNotFoundError(f"{name!r} is not registered, and tsai, which might know it, lacks {e.name}: pip install 'tsmeta[tsai]'.") from None
+    except ModuleNotFoundError as e:
+        raise ModuleNotFoundError(
+            f"{name!r} is not registered, and tsai, which might know it, lacks {e.name}: pip install 'tsmeta[tsai]'.") from None
     try: arch = get_arch(name)
     except (ValueError, AssertionError, UnboundLocalError): return None
-    return lambda c_in, c_out, seq_len, d=None, **kwargs: build_ts_model(arch, c_in=c_in, c_out=c_out, seq_len=seq_len, d=d, device='cpu', **kwargs)
+    def build(**kwargs):
+        on_meta = torch.get_default_device().type == 'meta'
+        return build_ts_model(arch, device='meta' if on_meta else 'cpu', **kwargs)
+    return build
 
 def make_arch(
     name:str, # Registered with `register_arch`, or an architecture of tsai
@@ -109,22 +137,30 @@ def make_arch(
     d=None, # Shape of the target, if it has axes
     **kwargs, # Arguments of the architecture: numbers, texts, lists, …
 )->nn.Module:
-    "Build a model by name; it remembers how it was built, so that `export_safe` knows"
-    if not isinstance(name, str) or not re.fullmatch(r'[\w.]+', name): raise ValueError(f'{name!r} is no name of an architecture.')
-    if bad := _NEVER & set(kwargs): raise ValueError(f'{sorted(bad)[0]} is not an argument of a safe architecture: it would load or do something else than build {name}.')
-    make = ARCHS.get(name) if name in ARCHS else _tsai_arch(name)
-    if make is None: ARCHS.get(name)
-    facts = dict(c_in=c_in, c_out=c_out, seq_len=seq_len, d=d)
-    try: model = make(**{k: v for k, v in facts.items() if k != 'd' or v is not None}, **kwargs)
-    except TypeError as e: raise ValueError(f'{name} could not be built with {facts | kwargs}: {e}') from e
-    model.made_by = dict(name=name, **facts, kwargs=kwargs)
+    "Build a model by name; its attribute `made_by` says how, for `export_safe`"
+    if not isinstance(name, str) or not re.fullmatch(r'[\w.]+', name):
+        raise ValueError(f'{name!r} is no name of an architecture.')
+    bad = sorted(_NEVER & set(kwargs))
+    if bad:
+        raise ValueError(
+            f'{bad[0]} is not an argument of a safe architecture: it would load or do something else than build '
+            f'{name}.')
+    make = None if name in ARCHS else _tsai_arch(name)
+    if make is None: make = ARCHS.get(name)
+    sizes = dict(c_in=c_in, c_out=c_out, seq_len=seq_len)
+    if d is not None: sizes['d'] = d
+    try: model = make(**sizes, **kwargs)
+    except TypeError as e: raise ValueError(f'{name} could not be built with {sizes | kwargs}: {e}') from e
+    model.made_by = dict(name=name, c_in=c_in, c_out=c_out, seq_len=seq_len, d=d, kwargs=kwargs)
     return model
 
 @partial(ARCHS.add, name='WithDataset')
 def _with_dataset(c_in, c_out, seq_len, d=None, arch=None, inputs=(), width=8, kwargs=None):
-    "A named architecture that is told about datasets; `inputs`: how many facts each of them has, and whether they are covariates"
-    told = [SimpleNamespace(n=int(n), covariates=[] if covariates else None, names={}, mean=None) for n, covariates in inputs]
-    return WithDataset(lambda n: make_arch(arch, n, c_out, seq_len, d, **(kwargs or {})), c_in, *told, width=width)
+    """Build a named architecture with inputs about datasets; `inputs`: how many each of them has, and whether they
+    are covariates"""
+    facts = [SimpleNamespace(n=int(n), covariates=[] if covariates else None, names={}, mean=None) for n,
+        covariates in inputs]
+    return WithDataset(lambda n: make_arch(arch, n, c_out, seq_len, d, **(kwargs or {})), c_in, *facts, width=width)
 
 # %% ../../nbs/train/export.ipynb #9249e950
 _METHODS = {'init_enc', 'enc', 'dec', 'encodes', 'decodes', 'setups'}
@@ -135,126 +171,192 @@ def describe_tfm(
     key:str, # What they are called
 )->dict:
     "Describe a transform in JSON"
-    if (name := TRANSFORMS.name(t)) is not None: return dict(name=name, function=True)
-    if (name := TRANSFORMS.name(type(t))) is None:
-        raise ValueError(f'The transform {type(t).__name__} ({t}) has no name, so it cannot be exported safely: register its class, or the function itself, with register_transform.')
+    name = TRANSFORMS.name(t)
+    if name is not None: return dict(name=name, function=True)
+    name = TRANSFORMS.name(type(t))
+    if name is None:
+        raise ValueError(
+            f'The transform {type(t).__name__} ({t}) has no name, so it cannot be exported safely: register its '
+            'class, or the function itself, with register_transform.')
     state = vars(t) if type(t).__getstate__ is object.__getstate__ else t.__getstate__()
-    try: return dict(name=name, state={k: pack(v, tensors, f'{key}.{k}') for k, v in state.items() if k not in _METHODS and not k.startswith('__')})
+    state = {k: v for k, v in state.items() if k not in _METHODS and not k.startswith('__')}
+    try: return dict(name=name, state={k: pack(v, tensors, f'{key}.{k}') for k, v in state.items()})
     except TypeError as e: raise TypeError(f'The transform {name} cannot be exported safely: {e}') from None
 
 def _required(cls, state):
-    "Arguments that a class cannot do without, from the attributes of the same names"
-    params = [p for p in inspect.signature(cls.__init__).parameters.values() if p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD][1:]
-    if lost := [p.name for p in params if p.name not in state]:
-        raise ValueError(f'The transform {cls.__name__} cannot be built without {lost[0]!r}, which it does not keep as an attribute. Give the argument a default, or keep it.')
-    return {p.name: state[p.name] for p in params}
+    "Return the arguments of a class that have no default, from the attributes of the same names"
+    params = [p for p in inspect.signature(cls.__init__).parameters.values() if p.default is p.empty
+        and p.kind is p.POSITIONAL_OR_KEYWORD]
+    names = [p.name for p in params[1:]]
+    for name in names:
+        if name not in state:
+            raise ValueError(
+                f'The transform {cls.__name__} cannot be built without {name!r}, which it does not keep as an '
+                'attribute. Give the argument a default, or keep it.')
+    return {name: state[name] for name in names}
+
+def _named(registry, spec):
+    "Return the class or function of a description, and whether it stands for itself"
+    if not isinstance(spec, dict) or 'name' not in spec:
+        raise ValueError(f'This description of a {registry.what} is damaged: {str(spec)[:80]}')
+    return registry.get(spec['name']), bool(spec.get('function'))
 
 def build_tfm(
     spec:dict, # From `describe_tfm`
     tensors:dict, # key → tensor
 ):
-    "Build a transform again"
-    if not isinstance(spec, dict) or 'name' not in spec: raise ValueError(f'This description of a transform is damaged: {str(spec)[:80]}')
-    cls = TRANSFORMS.get(spec['name'])
-    if spec.get('function'): return cls
+    "Build a transform from its description"
+    cls, is_function = _named(TRANSFORMS, spec)
+    if is_function: return cls
     state = unpack({'dict': spec.get('state')}, tensors)
     t = cls(**_required(cls, state))
-    if odd := [k for k in state if k.startswith('__') or callable(getattr(t, k, None))]: raise ValueError(f'The state of {spec["name"]} would replace its method {odd[0]!r}.')
-    for k, v in state.items(): setattr(t, k, v)
+    for k, v in state.items():
+        if k.startswith('__') or callable(getattr(t, k, None)):
+            raise ValueError(f'The state of {spec["name"]} would replace its method {k!r}.')
+        setattr(t, k, v)
     return t
 
 _LOSS_ARGS = 'axis', 'thresh', 'eps', 'gamma', 'weight', 'label_smoothing', 'pos_weight', 'ignore_index', 'beta', 'delta', 'reduction'
+_MISSING = object()
+
+def _loss_args(loss):
+    "Return the arguments that a loss, or the loss that it wraps, keeps as attributes"
+    inner = loss.func if isinstance(loss, BaseLoss) else loss
+    values = {k: getattr(loss, k, getattr(inner, k, _MISSING)) for k in _LOSS_ARGS}
+    return {k: v for k, v in values.items() if v is not _MISSING}
 
 def describe_loss(loss, tensors:dict)->dict:
     "Describe a loss function in JSON"
-    if (name := LOSSES.name(loss)) is not None: return dict(name=name, function=True)
-    name = LOSSES.name(type(loss)) if type(loss) is not BaseLoss else f'{type(loss.func).__name__}Flat'
+    name = LOSSES.name(loss)
+    if name is not None: return dict(name=name, function=True)
+    name = f'{type(loss.func).__name__}Flat' if type(loss) is BaseLoss else LOSSES.name(type(loss))
     if name is None or name not in LOSSES:
-        raise ValueError(f'The loss {getattr(loss, "__name__", type(loss).__name__)} has no name, so it cannot be exported safely: register it with register_loss.')
-    fresh = LOSSES.get(name)()
-    missing = object()
-    read = lambda o, k: getattr(o, k, missing) if getattr(o, k, missing) is not missing else getattr(getattr(o, 'func', None), k, missing)
-    now = {k: read(loss, k) for k in _LOSS_ARGS}
-    return dict(name=name, args={k: pack(v, tensors, f'loss.{k}') for k, v in now.items()
-                                 if v is not missing and (isinstance(v, torch.Tensor) or v != read(fresh, k))})
+        raise ValueError(
+            f'The loss {getattr(loss, "__name__", type(loss).__name__)} has no name, so it cannot be exported safely: '
+            'register it with register_loss.')
+    usual, args = _loss_args(LOSSES.get(name)()), {}
+    for k, v in _loss_args(loss).items():
+        if isinstance(v, torch.Tensor) or k not in usual or v != usual[k]: args[k] = pack(v, tensors, f'loss.{k}')
+    return dict(name=name, args=args)
 
 def build_loss(spec:dict, tensors:dict):
-    "Build a loss function again"
-    if not isinstance(spec, dict) or 'name' not in spec: raise ValueError(f'This description of a loss is damaged: {str(spec)[:80]}')
-    cls = LOSSES.get(spec['name'])
-    if spec.get('function'): return cls
+    "Build a loss function from its description"
+    cls, is_function = _named(LOSSES, spec)
+    if is_function: return cls
     args = unpack({'dict': spec.get('args')}, tensors)
-    if odd := set(args) - set(_LOSS_ARGS): raise ValueError(f'{sorted(odd)[0]!r} is no argument of a loss.')
+    odd = sorted(set(args) - set(_LOSS_ARGS))
+    if odd: raise ValueError(f'{odd[0]!r} is no argument of a loss.')
     return cls(**args)
 
 # %% ../../nbs/train/export.ipynb #d50526d1
 def _arch(learn, arch, kwargs):
-    "How the model is built: told, remembered, or that of tsai with this name"
+    "Return how the model is built: as given, as `made_by` says, or as tsai builds the class of this name"
     model, ds = learn.model, learn.dls.train.dataset
-    if arch is None and (spec := getattr(model, 'made_by', None)): return spec
-    name = arch or getattr(model, '__name__', type(model).__name__)
+    made_by = vars(model).get('made_by')
+    if arch is None and made_by: return made_by
+    name = arch or vars(model).get('__name__', type(model).__name__)
     return dict(name=name, c_in=ds.vars, c_out=ds.c, seq_len=ds.len, d=ds.d, kwargs=dict(kwargs or {}))
 
-def _rebuild(spec):
-    if not isinstance(spec, dict) or set(spec) != {'name', 'c_in', 'c_out', 'seq_len', 'd', 'kwargs'} or not isinstance(spec['kwargs'], dict):
-        raise ValueError(f'The description of the architecture is damaged: {str(spec)[:80]}')
-    with torch.random.fork_rng(devices=[]): return make_arch(spec['name'], *(spec[k] for k in ('c_in', 'c_out', 'seq_len', 'd')), **spec['kwargs'])
+_ARCH = dict(name=str, c_in=int, c_out=(int, type(None)), seq_len=int, d=(int, list, tuple, type(None)), kwargs=dict)
 
-def _put_weights(model, weights):
-    "Load weights, or say which do not fit"
-    want, got = {k: tuple(v.shape) for k, v in model.state_dict().items()}, {k: tuple(v.shape) for k, v in weights.items()}
-    wrong = [f'{k} is missing' for k in want if k not in got] + [f'{k} is too many' for k in got if k not in want]
-    wrong += [f'{k} has shape {got[k]} instead of {want[k]}' for k in want if k in got and got[k] != want[k]]
-    if wrong: raise ValueError(f'These weights are not those of this architecture: {"; ".join(wrong[:4])}' + (f' and {len(wrong) - 4} more.' if len(wrong) > 4 else '.'))
-    for k, v in model.state_dict().items(): weights[k] = weights[k].to(v.dtype) if v.dtype == weights[k].dtype else _other(k, v, weights[k])
+def _build(spec):
+    with torch.random.fork_rng(devices=[]):
+        return make_arch(spec['name'], spec['c_in'], spec['c_out'], spec['seq_len'], spec['d'], **spec['kwargs'])
+
+def _shapes(model): return {k: (tuple(v.shape), v.dtype) for k, v in model.state_dict().items()}
+
+def _check_weights(wanted, weights):
+    "Raise a `ValueError` that names the weights which do not fit names, shapes and types"
+    found = {k: (tuple(v.shape), v.dtype) for k, v in weights.items()}
+    wrong = [f'{k} is missing' for k in wanted if k not in found]
+    wrong += [f'{k} is too many' for k in found if k not in wanted]
+    for k in wanted:
+        if k not in found: continue
+        if found[k][0] != wanted[k][0]: wrong.append(f'{k} has shape {found[k][0]} instead of {wanted[k][0]}')
+        elif found[k][1] != wanted[k][1]:
+            wrong.append(f'{k} is of {found[k][1]}, this architecture has {wanted[k][1]} there')
+    more = f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''
+    if wrong: raise ValueError(f'These weights are not those of this architecture: {"; ".join(wrong[:4])}{more}.')
+
+def _check_on_meta(spec, weights):
+    """Compare weights with an architecture that is built without memory; architectures that cannot be are compared
+    when they stand"""
+    try:
+        with torch.device('meta'): wanted = _shapes(_build(spec))
+    except Exception: return # such as code that reads values of tensors; a wrong description fails again below
+    _check_weights(wanted, weights)
+
+def _rebuild(spec, weights):
+    "Build the model of a description with these weights; a `ValueError` if they do not fit"
+    check_fields(spec, _ARCH, 'The description of the architecture')
+    for k in ('c_in', 'c_out', 'seq_len'):
+        if spec[k] is not None and not 0 <= spec[k] < 2**31:
+            raise ValueError(f'The description of the architecture is damaged: {k} is {spec[k]}.')
+    _check_on_meta(spec, weights)
+    model = _build(spec)
+    _check_weights(_shapes(model), weights)
     model.load_state_dict(weights)
     return model
 
-def _other(k, v, w): raise ValueError(f'The weight {k} is of {w.dtype}, this architecture has {v.dtype} there.')
-
-def _answer(model, x):
-    "What a model says in evaluation, leaving it as it was"
+def _output(model, x):
+    "Return the output of a model in evaluation, leaving it as it was"
     modes = {m: m.training for m in model.modules()}
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            out = model.eval()(x)
+        with torch.no_grad(), torch.random.fork_rng(devices=[]): out = model.eval()(x)
         return out if isinstance(out, torch.Tensor) else out[0]
     finally:
         for m, on in modes.items(): m.training = on
 
 def _check_same(learn, spec, weights):
-    "Build the model from its description and compare answers, to the bit"
-    try: new = _put_weights(_rebuild(spec), dict(weights))
+    "Build the model from its description and compare outputs, to the bit"
+    try: new = _rebuild(spec, weights)
     except ValueError as e:
-        raise ValueError(f'The model is not the {spec["name"]} that its description builds: {e} Build it with make_arch(name, …), or tell how it was built: '
+        raise ValueError(f'The model is not the {spec["name"]} that its description builds: {e} Build it with make_arch(name, …), or say how it was built: '
                          'export_safe(folder, arch=name, kwargs={…}), the name registered with register_arch or known to tsai.') from None
     device = next(learn.model.parameters(), torch.zeros(1)).device
     x = torch.randn(2, spec['c_in'], spec['seq_len'], generator=torch.Generator().manual_seed(0)).to(device)
-    x = getattr(learn.model, 'example', lambda x: x)(x)
-    a, b = _answer(learn.model, x), _answer(new.to(device), x)
+    if isinstance(learn.model, WithDataset): x = learn.model.example(x)
+    a, b = _output(learn.model, x), _output(new.to(device), x)
     if a.shape != b.shape or not torch.equal(a.nan_to_num(), b.nan_to_num()):
-        raise ValueError(f'A {spec["name"]} built as described answers otherwise than this model, with the same weights. Give its arguments: export_safe(folder, arch=…, kwargs=…).')
+        raise ValueError(
+            f'A {spec["name"]} built as described answers otherwise than this model, with the same weights. Give its '
+            'arguments: export_safe(folder, arch=…, kwargs=…).')
 
 # %% ../../nbs/train/export.ipynb #bbe7a2a6
+def _few_ranges(ids, most=64):
+    "Return ranges of global ids in order; `None` if there are many"
+    ends = np.flatnonzero(np.diff(ids) != 1) + 1
+    if not len(ids) or len(ends) >= most: return None
+    firsts, lasts = ids[np.r_[0, ends]], ids[np.r_[ends, len(ids)] - 1]
+    return [[int(a), int(b) + 1] for a, b in zip(firsts, lasts)]
+
 def _split(dls):
-    "What each part of the split holds: rows, ranges of global ids if there are few, hashes"
+    "Return the rows of each part of the split: their number, ranges of global ids if there are few, hashes"
     out = {}
-    for name, dl in zip(['train', 'valid', *(f'part {k}' for k in range(2, len(dls.loaders)))], dls.loaders):
+    names = ['train', 'valid', *(f'part {k}' for k in range(2, len(dls.loaders)))]
+    for name, dl in zip(names, dls.loaders):
         if not isinstance(dl, TSMetaDataLoader): continue
-        ranges = None if dl.dataset._view is None else dl.dataset._view.ranges
-        prints = dl.fingerprints()
-        out[name] = dict(rows=len(dl.dataset), ranges=ranges.tolist() if ranges is not None and len(ranges) <= 64 else None, datasets=prints['datasets'], hash=prints['rows'])
+        prints, ids = dl.fingerprints(), np.asarray(dl.dataset.ids())
+        out[name] = dict(rows=len(ids), ranges=_few_ranges(ids), datasets=prints['datasets'], hash=prints['rows'])
     return out
 
+_PIPES = 'row', 'after_item', 'before_batch', 'after_batch'
+
+def _pipelines(dl):
+    "Return the transforms of each pipeline of a loader"
+    row = dl.dataset.schema.x_tfm
+    found = {pipe: list(vars(vars(dl)[pipe]).get('fs', [])) for pipe in _PIPES[1:]}
+    return {'row': list(row.tfms) if row else [], **found}
+
+def _is_for_training(t): return vars(t).get('split_idx', getattr(type(t), 'split_idx', None)) == 0
+
 def _tfms(learn, tensors):
-    "The transforms that run on new data, and the names of those that are for training alone"
-    dl, found, left = learn.dls.valid, {}, []
-    x_tfm = dl.dataset.schema.x_tfm
-    pipes = dict(row=x_tfm.tfms if x_tfm else [], **{p: list(getattr(getattr(dl, p), 'fs', [])) for p in ('after_item', 'before_batch', 'after_batch')})
-    for pipe, tfms in pipes.items():
-        keep = [t for t in tfms if getattr(t, 'split_idx', None) != 0]
-        left += [type(t).__name__ for t in tfms if getattr(t, 'split_idx', None) == 0]
-        found[pipe] = [describe_tfm(t, tensors, f'{pipe}.{k}') for k, t in enumerate(keep)]
+    "Return descriptions of the transforms that run on new data, and the names of those that are for training alone"
+    found, left = {}, []
+    for pipe, tfms in _pipelines(learn.dls.valid).items():
+        left += [type(t).__name__ for t in tfms if _is_for_training(t)]
+        kept = [t for t in tfms if not _is_for_training(t)]
+        found[pipe] = [describe_tfm(t, tensors, f'{pipe}.{k}') for k, t in enumerate(kept)]
     return found, left
 
 def _versions():
@@ -269,16 +371,28 @@ WEIGHTS, FACTS, FORMAT = 'weights.safetensors', 'tsmeta.json', 'tsmeta learner'
 
 def _safetensors():
     try: import safetensors.torch
-    except ModuleNotFoundError: raise ModuleNotFoundError("Safe exports need safetensors: pip install 'tsmeta[safe]'.") from None
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("Safe exports need safetensors: pip install 'tsmeta[safe]'.") from None
     return safetensors.torch
 
-def _digest(facts): return hashlib.sha256(json.dumps({k: v for k, v in facts.items() if k != 'digest'}, sort_keys=True, allow_nan=False).encode()).hexdigest()
+def _digest(facts):
+    "Return the sha256 of a description without its digest; it finds damage, it is no signature"
+    rest = {k: v for k, v in facts.items() if k != 'digest'}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+def _check_free(folder, replace):
+    "Raise a `ValueError` unless a folder is new, empty, or a safe export that may be replaced"
+    if not folder.exists(): return
+    old = replace and folder.is_dir() and (folder/FACTS).is_file()
+    empty = folder.is_dir() and not any(folder.iterdir())
+    if old or empty: return
+    remedy = ' and is no safe export.' if replace else ': pass replace=True if it is an older export, or name another folder.'
+    raise ValueError(f'{folder} is there already{remedy}')
 
 def _write_folder(folder, files, replace):
-    "All files or none: a folder beside it takes its name at the end"
+    "Write all files or none: a folder beside it takes its name at the end"
     folder = Path(folder)
-    if folder.exists() and not (replace and folder.is_dir() and (folder/FACTS).is_file() or folder.is_dir() and not any(folder.iterdir())):
-        raise ValueError(f'{folder} is there already' + (' and is no safe export.' if replace else ': pass replace=True if it is an older export, or name another folder.'))
+    _check_free(folder, replace)
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
@@ -289,90 +403,163 @@ def _write_folder(folder, files, replace):
     finally: shutil.rmtree(new, ignore_errors=True)
     return folder
 
+def _as_json(spec):
+    "Return a description of an architecture as JSON holds it"
+    def refuse(o):
+        raise TypeError(
+            f'The arguments of {spec["name"]} must be numbers, texts and lists to be written as JSON, got a '
+            f'{type(o).__name__}.')
+    return {**spec, 'kwargs': json.loads(json.dumps(spec['kwargs'], default=refuse))}
+
 @patch
 def export_safe(self:Learner,
     folder, # Where to write: a new or empty folder
-    arch:str=None, # Name of the architecture: registered, or of tsai; told by the model if `None`
+    arch:str=None, # Name of the architecture: registered, or of tsai; as the model was made if `None`
     kwargs:dict=None, # Arguments it was built with, besides variables, outputs and steps
     replace:bool=False, # Overwrite an older safe export
 )->Path: # The folder
-    "Write this learner as weights and JSON, for `load_safe`; what it would predict then is checked before anything is written"
-    if not isinstance(self.dls.valid, TSMetaDataLoader): raise TypeError(f'A safe export needs the loaders of tsmeta, got a {type(self.dls.valid).__name__}.')
+    """Write this learner as weights and JSON, for `load_safe`; that it predicts the same then is checked before
+    anything is written"""
+    if not isinstance(self.dls.valid, TSMetaDataLoader):
+        raise TypeError(f'A safe export needs the loaders of tsmeta, got a {type(self.dls.valid).__name__}.')
     weights = {k: v.detach().cpu().contiguous().clone() for k, v in self.model.state_dict().items()}
-    spec, tensors = _arch(self, arch, kwargs), {}
-    spec = {**spec, 'kwargs': json.loads(json.dumps(spec['kwargs'], default=lambda o: _refuse(spec['name'], o)))}
+    spec, tensors = _as_json(_arch(self, arch, kwargs)), {}
     _check_same(self, spec, weights)
     tfms, left = _tfms(self, tensors)
-    facts = dict(format=FORMAT, version=1, arch=spec, schema=_schema(self.dls.train.dataset.schema), loss=describe_loss(self.loss_func, tensors), transforms=tfms,
-                 training_transforms_left_out=left, seed=self.dls.train._given, split=_split(self.dls), bs=self.dls.valid.bs, versions=_versions())
-    if own := [c for c in self.cbs if isinstance(c, OwnLabels) and c.table is not None]: facts['own_labels'] = own[0].facts()
-    raw = _safetensors().save({**{f'model.{k}': v for k, v in weights.items()}, **{f'tensor.{k}': v for k, v in tensors.items()}})
+    facts = dict(
+        format=FORMAT, version=1, arch=spec, schema=_schema(self.dls.train.dataset.schema),
+            loss=describe_loss(self.loss_func, tensors), transforms=tfms,
+        training_transforms_left_out=left, seed=self.dls.train.given_seed, split=_split(self.dls),
+            bs=self.dls.valid.bs, versions=_versions())
+    own = [c for c in self.cbs if isinstance(c, OwnLabels) and c.table is not None]
+    if own: facts['own_labels'] = own[0].facts()
+    named = {**{f'model.{k}': v for k, v in weights.items()}, **{f'tensor.{k}': v for k, v in tensors.items()}}
+    raw = _safetensors().save(named)
     facts['weights'] = dict(sha256=hashlib.sha256(raw).hexdigest(), bytes=len(raw))
     facts['digest'] = _digest(facts)
     return _write_folder(folder, {WEIGHTS: raw, FACTS: json.dumps(facts, indent=1, allow_nan=False).encode()}, replace)
 
-def _refuse(name, o): raise TypeError(f'The arguments of {name} must be numbers, texts and lists to be written as JSON, got a {type(o).__name__}.')
-
 # %% ../../nbs/train/export.ipynb #5f1563c8
-_FIELDS = dict(format=str, version=int, arch=dict, schema=dict, loss=dict, transforms=dict, training_transforms_left_out=list, seed=(int, type(None)), split=dict, bs=int,
-               versions=dict, weights=dict, digest=str, own_labels=(dict, type(None)))
+_FIELDS = dict(
+    format=str, version=int, arch=dict, schema=dict, loss=dict, transforms=dict, training_transforms_left_out=list,
+        seed=(int, type(None)), split=dict, bs=int,
+    versions=dict, weights=dict, digest=str, own_labels=(dict, type(None)))
+_PART = dict(rows=int, ranges=(list, type(None)), datasets=str, hash=str)
 
 def _file(folder, name):
-    "The bytes of a plain file in a folder; links that lead elsewhere are refused"
+    "Return the bytes of a plain file in a folder; links that lead elsewhere are refused"
     path = folder/name
-    if not path.is_file(): raise ValueError(f'{folder} is no safe export: there is no {name} in it.' + (' It holds pickles: load_learner loads those, and runs what is in them.'
-                                            if list(folder.glob('*.pkl')) + list(folder.glob('*.pth')) else ''))
-    if path.resolve().parent != folder.resolve(): raise ValueError(f'{name} leads out of {folder}, to {path.resolve()}.')
+    if not path.is_file():
+        pickles = [*folder.glob('*.pkl'), *folder.glob('*.pth')]
+        advice = ' It holds pickles: load_learner loads those, and runs what is in them.' if pickles else ''
+        raise ValueError(f'{folder} is no safe export: there is no {name} in it.{advice}')
+    if path.resolve().parent != folder.resolve():
+        raise ValueError(f'{name} leads out of {folder}, to {path.resolve()}.')
     return path.read_bytes()
+
+def _read_json(folder):
+    "Return what `tsmeta.json` of a folder holds"
+    if folder.is_file():
+        raise ValueError(
+            f'{folder.name} is a file; a safe export is a folder. If it is a pickle: load_learner loads it, and runs '
+            'what is in it.')
+    if not folder.is_dir(): raise ValueError(f'There is no folder {folder}.')
+    raw = _file(folder, FACTS)
+    try: return json.loads(raw)
+    except (ValueError, RecursionError) as e: raise ValueError(f'{FACTS} is not JSON: {str(e)[:100]}') from None
+
+def _check_texts(values, where):
+    for v in values:
+        if not isinstance(v, (str, type(None))): raise ValueError(f'{where} is damaged: {str(v)[:60]} is no text.')
+
+def _check_facts(facts):
+    "Raise a `ValueError` that names the field unless a description has all fields, of the right types and ranges"
+    if not isinstance(facts, dict) or facts.get('format') != FORMAT:
+        raise ValueError(f'{FACTS} does not describe a learner of tsmeta.')
+    if type(facts.get('version')) is not int or facts['version'] != 1:
+        raise ValueError(
+            f'This export has version {facts.get("version")!r}; this tsmeta reads version 1. Update tsmeta.')
+    check_fields(facts, _FIELDS, FACTS, optional=('own_labels',))
+    if not 1 <= facts['bs'] < 2**31: raise ValueError(f'{FACTS} is damaged: bs is {facts["bs"]}.')
+    if facts['seed'] is not None and not -2**63 <= facts['seed'] < 2**63:
+        raise ValueError(f'{FACTS} is damaged: seed is {facts["seed"]}.')
+    check_fields(facts['transforms'], dict.fromkeys(_PIPES, list), f'{FACTS}: transforms', _PIPES)
+    check_fields(facts['weights'], dict(sha256=str, bytes=int), f'{FACTS}: weights')
+    for name, part in facts['split'].items():
+        check_fields(part, _PART, f'{FACTS}: split.{name}')
+        if part['rows'] < 0: raise ValueError(f'{FACTS}: split.{name} is damaged: rows is {part["rows"]}.')
+    _check_texts(facts['training_transforms_left_out'], f'{FACTS}: training_transforms_left_out')
+    _check_texts(facts['versions'].values(), f'{FACTS}: versions')
 
 def read_safe(
     folder, # Written by `export_safe`
-)->dict: # Architecture, schema, loss, transforms, split, seed, versions, weights
-    "Read and check the description of a safe export"
-    folder = Path(folder)
-    if folder.is_file(): raise ValueError(f'{folder.name} is a file; a safe export is a folder. If it is a pickle: load_learner loads it, and runs what is in it.')
-    if not folder.is_dir(): raise ValueError(f'There is no folder {folder}.')
-    raw = _file(folder, FACTS)
-    try: facts = json.loads(raw)
-    except (ValueError, RecursionError) as e: raise ValueError(f'{FACTS} is not JSON: {str(e)[:100]}') from None
-    if not isinstance(facts, dict) or facts.get('format') != FORMAT: raise ValueError(f'{FACTS} does not describe a learner of tsmeta.')
-    if facts.get('version') != 1: raise ValueError(f'This export has version {facts.get("version")!r}; this tsmeta reads version 1. Update tsmeta.')
-    if wrong := [k for k in {**_FIELDS, **facts} if k not in _FIELDS or not isinstance(facts.get(k), _FIELDS[k])]: raise ValueError(f'{FACTS} is damaged: {wrong[0]} is {str(facts.get(wrong[0]))[:60]}.')
-    if _digest(facts) != facts['digest']: raise ValueError(f'{FACTS} was changed after it was written: its digest is another.')
+    digest:str=None, # The digest that the export must have, from `read_safe(…)['digest']` of the one you know
+)->dict: # Architecture, schema, loss, transforms, split, seed, versions, weights, digest
+    """Read and check the description of a safe export; without `digest`, damage is found, but no change by somebody
+    who writes a new digest"""
+    facts = _read_json(Path(folder))
+    _check_facts(facts)
+    if _digest(facts) != facts['digest']:
+        raise ValueError(f'{FACTS} was changed after it was written: its digest is another.')
+    if digest is not None and facts['digest'] != digest:
+        raise ValueError(
+            f'{folder} is another export than the one asked for: its digest is {facts["digest"]}, not {digest}.')
     return facts
 
 def _tensors(folder, facts):
-    "Weights of the model, and tensors of transforms and loss"
+    "Return the weights of the model, and tensors of transforms and loss"
     raw = _file(Path(folder), WEIGHTS)
-    if hashlib.sha256(raw).hexdigest() != facts['weights'].get('sha256'): raise ValueError(f'{WEIGHTS} is not the file that {FACTS} describes: its sha256 is another.')
+    wanted = facts['weights']
+    if len(raw) != wanted['bytes'] or hashlib.sha256(raw).hexdigest() != wanted['sha256']:
+        raise ValueError(f'{WEIGHTS} is not the file that {FACTS} describes: its sha256 or its size is another.')
     try: found = _safetensors().load(raw)
     except Exception as e: raise ValueError(f'{WEIGHTS} is not a safetensors file: {str(e)[:100]}') from None
-    return tuple({k[len(p):]: v for k, v in found.items() if k.startswith(p)} for p in ('model.', 'tensor.'))
+    return [{k.removeprefix(p): v for k, v in found.items() if k.startswith(p)} for p in ('model.', 'tensor.')]
 
-def _loaders(facts, schema, tensors, device):
-    "Loaders without rows, with the transforms of validation"
-    pipes = {p: [build_tfm(t, tensors) for t in facts['transforms'].get(p, [])] for p in ('row', 'after_item', 'before_batch', 'after_batch')}
-    rows = pipes.pop('row')
+def _build_pipelines(facts, tensors):
+    "Return the transforms of each pipeline; errors name the file and the transform"
+    out = {}
+    for pipe, specs in facts['transforms'].items():
+        out[pipe] = []
+        for k, spec in enumerate(specs):
+            with _naming(f'transforms.{pipe}.{k}'): out[pipe].append(build_tfm(spec, tensors))
+    return out
+
+def _loaders(facts, schema, pipes, device):
+    "Return loaders without rows, with the transforms of validation"
+    rows = pipes.pop('row', [])
     schema.x_tfm = RowTfm(rows) if rows else None
     proto = TSMetaDataset.__new__(TSMetaDataset)
     proto.schema = schema
     empty = TSMetaDataset.new_empty(proto)
-    make = lambda i: TSMetaDataLoader(empty.part([], i), bs=max(1, facts['bs']), seed=facts['seed'], do_setup=False, device=device, **{k: v for k, v in pipes.items() if v})
-    return TSMetaDataLoaders(make(0), make(1), device=device)
+    tfms = {k: v for k, v in pipes.items() if v}
+    dls = [TSMetaDataLoader(empty.part([], i), bs=facts['bs'], seed=facts['seed'], do_setup=False, device=device,
+        **tfms) for i in range(2)]
+    return TSMetaDataLoaders(*dls, device=device)
+
+@contextmanager
+def _naming(field):
+    "Name file and field in errors about what was read"
+    try: yield
+    except ModuleNotFoundError: raise
+    except Exception as e:
+        raise ValueError(f'{FACTS}: {field}: {e if isinstance(e, ValueError) else f"{type(e).__name__}: {e}"}') from e
 
 def load_safe(
     folder, # Written by `export_safe`
     device='cpu', # Where to put the model
+    digest:str=None, # The digest that the export must have; see `read_safe`
     **kwargs, # More for `Learner`: `metrics`, `cbs`, `path`, …
 )->Learner: # Ready for `get_preds`, `predict_table` and further training on other loaders
-    "Build a learner from weights and JSON; nothing is unpickled"
-    facts, device = read_safe(folder), torch.device(device)
+    """Build a learner from weights and JSON; nothing is unpickled. Weights are compared with the shapes of the
+    architecture before it takes memory"""
+    facts, device = read_safe(folder, digest), torch.device(device)
     weights, tensors = _tensors(folder, facts)
-    model = _put_weights(_rebuild(facts['arch']), weights).to(device)
-    schema, cbs = _read_schema(facts['schema']), listify(kwargs.pop('cbs', None))
-    if facts.get('own_labels') and not any(isinstance(c, OwnLabels) for c in cbs): cbs.append(_own_labels(facts['own_labels'], schema))
-    return Learner(_loaders(facts, schema, tensors, device), model, loss_func=build_loss(facts['loss'], tensors), cbs=cbs, **kwargs)
-
-def _own_labels(facts, schema):
-    try: return OwnLabels.of_facts(facts, len(schema.vocab or []))
-    except (KeyError, TypeError, ValueError) as e: raise ValueError(f'{FACTS} is damaged: own_labels: {e}') from None
+    with _naming('schema'): schema = _read_schema(facts['schema'])
+    with _naming('arch'): model = _rebuild(facts['arch'], weights).to(device)
+    with _naming('loss'): loss_func = build_loss(facts['loss'], tensors)
+    pipes, cbs = _build_pipelines(facts, tensors), listify(kwargs.pop('cbs', None))
+    with _naming('schema'): dls = _loaders(facts, schema, pipes, device)
+    if facts.get('own_labels') and not any(isinstance(c, OwnLabels) for c in cbs):
+        with _naming('own_labels'): cbs.append(OwnLabels.of_facts(facts['own_labels'], len(schema.vocab or [])))
+    return Learner(dls, model, loss_func=loss_func, cbs=cbs, **kwargs)

@@ -21,92 +21,133 @@ from .callbacks import ByDataset, row_losses, RowSums
 def planned_rows(
     dl, # A `TSMetaDataLoader`
 ): # float64, one per dataset
-    "How many rows of each dataset an epoch should hold"
+    "Return how many rows of each dataset an epoch should hold"
     plan, ds = dl.plan, dl.dataset
     if isinstance(plan, MixPlan): return plan.quota.lens.astype(np.float64)
     if dl.weights is None: return ds.lens*(plan.n_rows/max(1, len(ds)))
-    return np.bincount(ds.index.locate(ds.ids())[0], dl.weights, len(ds.names))*plan.n_rows
+    of = ds.index.locate(ds.ids())[0]
+    return np.bincount(of, dl.weights, len(ds.names))*plan.n_rows
+
+_COUNTS = ['epoch', 'dataset', 'seen', 'planned']
 
 class TrackDatasets(ByDataset):
     "Count the rows of each dataset that the model was trained on, epoch by epoch"
     loaders = TSMetaDataLoader
     def begin(self):
-        dl = self.loader(0)
-        self.names, self.sums = dl.dataset.names, RowSums({}, dl.dataset.index)
+        ds = self.loader(0).dataset
+        self.names, self.sums = ds.names, RowSums({}, ds.index)
         self.learn._datasets_seen = []
-    def before_train(self): self.promised = planned_rows(self.loader(0)); self.sums.reset()
+
+    def before_train(self):
+        self.planned = planned_rows(self.loader(0))
+        self.sums.reset()
+
     def after_loss(self):
         if self.training: self.sums.add(*self.delivered())
+
+    def _table(self, counts):
+        "Return the counts of an epoch with the names of the datasets"
+        table = pd.DataFrame(counts)
+        table.insert(2, 'name', np.asarray(self.names, object))
+        return table
+
     def after_train(self):
-        seen, d = self.sums.totals()[0], np.arange(len(self.names))
-        self.learn._datasets_seen.append(pd.DataFrame(dict(epoch=self.epoch, dataset=d, name=np.asarray(self.names, object), seen=seen, planned=self.promised)))
+        seen, datasets = self.sums.totals()[0], np.arange(len(self.names))
+        counts = dict(epoch=self.epoch, dataset=datasets, seen=seen, planned=self.planned)
+        self.learn._datasets_seen.append(self._table(counts))
+
     def after_fit(self): self.sums = None
 
     def state_dict(self)->dict:
-        "What was seen in the epochs before, and so far in this one"
-        return dict(sums=self.sums and self.sums.state_dict(), seen=[{k: t[k].to_numpy() for k in ('epoch', 'dataset', 'seen', 'planned')} for t in self.learn._datasets_seen])
+        "Return what was seen in the epochs before, and so far in this one"
+        seen = [{k: table[k].to_numpy() for k in _COUNTS} for table in self.learn._datasets_seen]
+        return dict(sums=None if self.sums is None else self.sums.state_dict(), seen=seen)
+
     def load_state_dict(self, state:dict):
-        "Go on counting from there, in a training that has begun"
+        "Go on counting from a state, in a training that has begun"
+        tables = [self._table({k: counts[k] for k in _COUNTS}) for counts in state['seen']]
         if self.sums and state['sums']: self.sums.load_state_dict(state['sums'])
-        self.learn._datasets_seen = [pd.DataFrame(s).assign(name=np.asarray(self.names, object))[['epoch', 'dataset', 'name', 'seen', 'planned']] for s in state['seen']]
+        self.learn._datasets_seen = tables
 
 @patch(as_prop=True)
 def datasets_seen(self:Learner)->pd.DataFrame: # epoch, dataset, name, seen, planned
-    "How many rows of each dataset were trained on in each epoch, and how many should have been"
-    if not (found := self.__dict__.get('_datasets_seen')): raise ValueError('Nobody counted: train with cbs=TrackDatasets().')
+    "Return how many rows of each dataset were trained on in each epoch, and how many should have been"
+    found = vars(self).get('_datasets_seen')
+    if not found: raise ValueError('Rows were not counted: train with cbs=TrackDatasets().')
     return pd.concat(found, ignore_index=True)
 
 # %% ../../nbs/train/mixture.ipynb #932a374f
 def _between(a, b, pos): return (1 - pos)*a + pos*b
 
+def _is_function(what, given, kind):
+    if given is not None and not callable(given): raise TypeError(f'{what} is {kind}, got {given!r}.')
+
 class MixtureScheduler(ByDataset):
-    "Change the mix at the beginning of each epoch: by temperature, from one mix to another, by any function, or by the losses"
+    """Change the mix at the beginning of each epoch: by temperature, from one mix to another, by any function, or by
+    the losses"""
     order, loaders = 40, TSMetaDataLoader
     def __init__(self,
-        temperature=None, # Any fastai schedule (`SchedCos(5, 1)`, `combine_scheds(…)`): position in the training (0 … 1) → temperature
+        temperature=None, # A fastai schedule such as `SchedCos(5, 1)`: position in the training (0 … 1) → temperature
         between=None, # Two mixes, as `mix=` takes them: the shares go from the first to the second
-        mix=None, # Any function of the epoch (0, 1, …) that answers with what `mix=` takes
+        mix=None, # Any function of the epoch (0, 1, …) that returns what `mix=` takes
         by_loss=None, # A mix to start from; then shares follow the training loss of each dataset
         floor:float=.2, # Of `by_loss`: no dataset gets less than this part of its share in the mix it started from
         smooth:float=.5, # Of `by_loss`: how much of the losses known before is kept in each epoch
         batching:str='random', # How batches are put together, as in `Mix`
     ):
         given = dict(temperature=temperature, between=between, mix=mix, by_loss=by_loss)
-        if len(on := [k for k, v in given.items() if v is not None]) != 1: raise ValueError(f'Give exactly one of {", ".join(given)}; got {", ".join(on) or "none"}.')
-        if not (0 <= floor <= 1 and 0 <= smooth < 1): raise ValueError(f'floor is from 0 to 1 and smooth from 0 to below 1, got {floor!r} and {smooth!r}.')
-        if temperature is not None and not callable(temperature): raise TypeError(f'temperature is a schedule such as SchedCos(5, 1), got {temperature!r}.')
-        if mix is not None and not callable(mix): raise TypeError(f'mix is a function of the epoch; got {mix!r}. A mix that stays goes to the loader: dataloaders(mix=…).')
-        self.kind, self.how, self.floor, self.smooth, self.batching = on[0], given[on[0]], floor, smooth, batching
+        on = [k for k, v in given.items() if v is not None]
+        if len(on) != 1: raise ValueError(f'Give exactly one of {", ".join(given)}; got {", ".join(on) or "none"}.')
+        if not (0 <= floor <= 1 and 0 <= smooth < 1):
+            raise ValueError(f'floor is from 0 to 1 and smooth from 0 to below 1, got {floor!r} and {smooth!r}.')
+        _is_function('temperature', temperature, 'a schedule such as SchedCos(5, 1)')
+        _is_function('mix', mix, 'a function of the epoch (a mix that stays goes to the loader: dataloaders(mix=…))')
+        self.kind, self.how = on[0], given[on[0]]
+        self.floor, self.smooth, self.batching = floor, smooth, batching
         self.known = self.sums = self._resumed = None
 
+    def _loss_sums(self, index):
+        loss_func = self.learn.loss_func
+        return RowSums({'loss': lambda pred, y: row_losses(loss_func, pred, y)}, index)
+
     def begin(self):
-        dl = self.loader(0)
-        self.lens, self.names = dl.dataset.lens, dl.dataset.names
-        self.learn._mixtures, self.run_train = [*(self._resumed or {}).get('past', [])], self.kind == 'by_loss'
-        self.sums = RowSums({'loss': lambda p, y, f=self.learn.loss_func: row_losses(f, p, y)}, dl.dataset.index) if self.run_train else None
-        if self._resumed is None: self.known = None
-        elif self._resumed['names'] != list(self.names): raise ValueError(f'This state of a MixtureScheduler is about {len(self._resumed["names"]):,} other datasets.')
+        ds, state = self.loader(0).dataset, self._resumed
+        self.lens, self.names, self.run_train = ds.lens, ds.names, self.kind == 'by_loss'
+        self.sums = self._loss_sums(ds.index) if self.run_train else None
+        if state is None: self.known = None
+        elif state['names'] != list(self.names):
+            raise ValueError(f'This state of a MixtureScheduler is about {len(state["names"]):,} other datasets.')
+        self.learn._mixtures = [] if state is None else list(state.get('past', []))
 
     def _shares(self, mix): return shares(as_mix(mix), self.lens, self.names)
+
     def share(self, epoch):
-        "The share of each dataset in an epoch, adding up to 1"
+        "Return the share of each dataset in an epoch, adding up to 1"
         pos = epoch/max(1, self.n_epoch - 1)
         if self.kind == 'temperature': return self._shares(('temperature', float(self.how(pos))))
-        if self.kind == 'between': return _between(*map(self._shares, self.how), pos)
         if self.kind == 'mix': return self._shares(self.how(epoch))
+        if self.kind == 'between':
+            first, last = self.how
+            return _between(self._shares(first), self._shares(last), pos)
         base = self._shares(self.how)
         if self.known is None: return base
         p = np.where(base > 0, self.known, 0)
-        return _between(p/p.sum() if p.sum() > 0 else base, base, self.floor)
+        if p.sum() <= 0: return base
+        return _between(p/p.sum(), base, self.floor)
+
+    def _set_mix(self, epoch, share, past):
+        "Mix the loader in these shares, and note them"
+        dl = self.loader(0)
+        dl.set_mix(Mix(share, batching=self.batching))
+        self.learn._mixtures = [*past, (epoch, share, planned_rows(dl))]
 
     def before_epoch(self):
-        if self._resumed and self.epoch < self._resumed['epoch']: return
-        p = self.share(self.epoch)
-        dl = self.loader(0)
-        dl.set_mix(Mix(p, batching=self.batching))
-        self.learn._mixtures = [m for m in self.learn._mixtures if m[0] < self.epoch] + [(self.epoch, p, planned_rows(dl))]
+        state = self._resumed
+        if state and self.epoch < state['epoch']: return
+        past = [m for m in self.learn._mixtures if m[0] < self.epoch]
+        self._set_mix(self.epoch, self.share(self.epoch), past)
         if self.sums: self.sums.reset()
-        if self._resumed and self.epoch == self._resumed['epoch']: self._put_sums(self._resumed)
+        if state and self.epoch == state['epoch']: self._put_sums(state)
         self._resumed = None
 
     def _put_sums(self, state):
@@ -119,11 +160,12 @@ class MixtureScheduler(ByDataset):
 
     def after_train(self):
         if not self.sums: return
-        rows, (total, *_), *_ = self.sums.totals()
+        rows, totals = self.sums.totals()[:2]
         if not rows.any(): return
-        before = np.full(len(rows), total.sum()/rows.sum()) if self.known is None else self.known
-        now = np.divide(total, rows, out=before.copy(), where=rows > 0)
-        self.known = np.where(rows > 0, now if self.known is None else _between(now, before, self.smooth), before)
+        total, seen, first = totals[0], rows > 0, self.known is None
+        before = np.full(len(rows), total.sum()/rows.sum()) if first else self.known
+        now = np.divide(total, rows, out=before.copy(), where=seen)
+        self.known = np.where(seen, now if first else _between(now, before, self.smooth), before)
         self.sums.reset()
 
     def after_fit(self): self.sums = self._resumed = None
@@ -131,30 +173,50 @@ class MixtureScheduler(ByDataset):
 # %% ../../nbs/train/mixture.ipynb #aa97bbd5
 @patch(as_prop=True)
 def mixture(self:Learner)->pd.DataFrame: # epoch, dataset, name, share, rows
-    "The share of each dataset in each epoch of the last training, and how many rows that is"
-    if not (found := self.__dict__.get('_mixtures')): raise ValueError('The mix did not change by a schedule: train with cbs=MixtureScheduler(…).')
+    "Return the share of each dataset in each epoch of the last training, and how many rows that is"
+    found = vars(self).get('_mixtures')
+    if not found: raise ValueError('The mix did not change by a schedule: train with cbs=MixtureScheduler(…).')
     names = np.asarray(self.dls.train.dataset.names, object)
-    return pd.concat([pd.DataFrame(dict(epoch=e, dataset=np.arange(len(p)), name=names, share=p, rows=rows.astype(np.int64))) for e, p, rows in found], ignore_index=True)
+    known = dict(dataset=np.arange(len(names)), name=names)
+    tables = [pd.DataFrame(dict(epoch=epoch, **known, share=share, rows=rows.astype(np.int64))) for epoch, share,
+        rows in found]
+    return pd.concat(tables, ignore_index=True)
 
 # %% ../../nbs/train/mixture.ipynb #458fa061
 @patch
 def state_dict(self:MixtureScheduler)->dict: # Numbers, lists of names and arrays of one number per dataset
-    "What is needed to go on from here"
-    if self.sums: self.sums.flush()
+    "Return what is needed to go on from here"
     *past, (epoch, share, _) = self.learn._mixtures
-    out = dict(kind=self.kind, names=list(self.names), epoch=epoch, share=share.copy(), known=None if self.known is None else self.known.copy())
-    return {**out, 'past': past, 'rows': self.sums.rows.copy() if self.sums else None, 'losses': self.sums.sums[0].copy() if self.sums else None}
+    known = None if self.known is None else self.known.copy()
+    out = dict(kind=self.kind, names=list(self.names), epoch=epoch, share=share.copy(), known=known, past=past,
+        rows=None, losses=None)
+    if self.sums:
+        sums = self.sums.state_dict()
+        out['rows'], out['losses'] = sums['rows'], sums['sums'][0]
+    return out
+
+_STATE = {'kind', 'names', 'epoch', 'share', 'known', 'rows', 'losses'}
+
+def _check_state(state, kind):
+    "Raise a `ValueError` unless this is a state of a scheduler of this kind, with one number per dataset"
+    if not isinstance(state, dict) or not _STATE <= set(state):
+        raise ValueError('This is not the state of a MixtureScheduler.')
+    if state['kind'] != kind: raise ValueError(f'This state is of a mixture {state["kind"]}, but this one is {kind}.')
+    epoch = state['epoch']
+    if not isinstance(epoch, int) or epoch < 0:
+        raise ValueError(f'The state of a MixtureScheduler is damaged: epoch is {epoch!r}.')
+    for k in ('share', 'known', 'rows', 'losses'):
+        if state[k] is None and k != 'share': continue
+        values = np.array(state[k], np.float64)
+        if values.ndim != 1 or len(values) != len(state['share']) or not np.isfinite(values).all():
+            raise ValueError(f'The state of a MixtureScheduler is damaged: {k} is not one number for each dataset.')
 
 @patch
 def load_state_dict(self:MixtureScheduler,
     state:dict, # From `state_dict`
 ):
-    "Go on from where another scheduler was; the next training begins with its losses"
-    if not isinstance(state, dict) or not {'kind', 'names', 'epoch', 'share', 'known', 'rows', 'losses'} <= set(state): raise ValueError('This is not the state of a MixtureScheduler.')
-    if state['kind'] != self.kind: raise ValueError(f'This state is of a mixture {state["kind"]}, but this one is {self.kind}.')
+    "Go on from the state of another scheduler; the next training begins with its losses"
+    _check_state(state, self.kind)
     self._resumed, self.known = state, None if state['known'] is None else np.array(state['known'])
     self._put_sums(state)
-    if self.learn is None: return
-    dl, share = self.loader(0), np.array(state['share'])
-    dl.set_mix(Mix(share, batching=self.batching))
-    self.learn._mixtures = [*state.get('past', []), (state['epoch'], share, planned_rows(dl))]
+    if self.learn is not None: self._set_mix(state['epoch'], np.array(state['share']), state.get('past', []))

@@ -1,4 +1,4 @@
-"""See which datasets a model fails, what it takes for what, and the worst windows in the recordings they were cut from
+"""Pictures of predictions and scores: which datasets a model fails, what it mistakes for what, the worst windows in their recordings, and what was mixed
 
 Docs: https://tsmeta.github.io/tsmeta/train/plots.html.md"""
 
@@ -21,58 +21,80 @@ import tsmeta.train.mixture
 # %% ../../nbs/train/plots.ipynb #f78dbe24
 COLORS = ['#0072B2', '#E69F00', '#009E73', '#D55E00', '#CC79A7', '#56B4E9', '#000000', '#F0E442']
 MARKERS = 'osD^vPX*'
-_GREY = '#888888'
+_GREY, _INK = '#888888', '#333333'
+_DASHED = dict(color=_INK, lw=1, ls=(0, (5, 3)))
 
-def _clean(ax):
+def _axis(ax, figsize=(9, 4)):
+    "Return an axis without its upper and right lines; a new one if `None`"
+    if ax is None: _, ax = plt.subplots(figsize=figsize, layout='constrained')
     ax.spines[['top', 'right']].set_visible(False)
     return ax
 
-def _groups(values):
-    "The values that get a colour of their own: the seven commonest; the rest share grey"
-    names = pd.Series(values).value_counts(sort=True).index
-    return sorted(names) if len(names) <= len(COLORS) else sorted(names[:len(COLORS)-1])
+def _whole_ticks(ax): ax.xaxis.get_major_locator().set_params(integer=True)
 
-def _name_worst(ax, scores, y, n):
-    "Write the names of the first dots beside them, on the free side of the curve, one under the other, each tied to its dot"
+def _frequent(values):
+    "Return the values that get a colour of their own: the seven commonest, where there are more than colours"
+    names = pd.Series(values).value_counts(sort=True).index
+    if len(names) > len(COLORS): names = names[:len(COLORS) - 1]
+    return sorted(names)
+
+def _leader(color, lw, end): return dict(arrowstyle='-', color=color, lw=lw, shrinkA=0, shrinkB=end, relpos=(0, .5))
+
+def _name_worst(ax, names, y, n):
+    """Write the names of the first dots beside them, on the free side of the curve, one under the other, each tied to
+    its dot"""
     n, (low, high) = min(n, len(y)), ax.get_ylim()
     step, up = .052*(high - low), 1 if y[0] <= y[-1] else -1
-    at = [up*y[n-1] - .6*step]
-    for k in reversed(range(n-1)): at.append(min(up*y[k] - .6*step, at[-1] - step))
+    wanted, at = up*y[:n] - .6*step, np.zeros(n)
+    for k in reversed(range(n)): at[k] = wanted[k] if k == n - 1 else min(wanted[k], at[k+1] - step)
     floor = (low if up > 0 else -high) + step*(np.arange(n) + .5)
-    for k, v in enumerate(up*np.maximum(at[::-1], floor)):
-        ax.annotate(f'{scores.name[k]}   {y[k]:.2f}', (k, y[k]), (n - .5 + .02*len(y), v), va='center', fontsize=8.5, color='#333333',
-                    arrowprops=dict(arrowstyle='-', color='#bbbbbb', lw=.7, shrinkA=1, shrinkB=4, relpos=(0, .5)))
+    x = n - .5 + .02*len(y)
+    for k, v in enumerate(up*np.maximum(at, floor)):
+        ax.annotate(f'{names[k]}   {y[k]:.2f}', (k, y[k]), (x, v), va='center', fontsize=8.5, color=_INK,
+            arrowprops=_leader('#bbbbbb', .7, 4))
+
+def _scatter(ax, y, values, title):
+    "Draw a dot for each score; values of a column get colours and marks"
+    x, n = np.arange(len(y)), len(y)
+    style = dict(s=np.clip(2400/n, 5, 55), lw=.4 if n < 300 else 0, edgecolor='white', zorder=3, clip_on=False)
+    if values is None: return ax.scatter(x, y, color=COLORS[0], **style)
+    shown = _frequent(values)
+    rest = ~values.isin(shown).to_numpy()
+    if rest.any(): ax.scatter(x[rest], y[rest], color=_GREY, label='others', **style)
+    for v, color, marker in zip(shown, COLORS, MARKERS):
+        on = (values == v).to_numpy()
+        ax.scatter(x[on], y[on], color=color, marker=marker, label=str(v), **style)
+    ax.legend(title=title, frameon=False, loc='lower right', ncols=1 + len(shown)//4)
 
 def plot_scores(
     scores, # From `score_by`: one line per dataset or group, worst first
     color:str=None, # Column whose values get colours and marks: 'person', 'exercise', …
-    names:int=6, # How many of the worst to call by name
+    names:int=6, # How many of the worst are named
     ax=None,
 ):
-    "Draw each dataset as a dot, from the worst to the best, under the mean that hides them"
-    ax = _clean(plt.subplots(figsize=(9, 4), layout='constrained')[1] if ax is None else ax)
+    "Draw each dataset as a dot, from the worst to the best, and the mean of all rows"
+    ax, n = _axis(ax), len(scores)
     what = 'accuracy' if 'accuracy' in scores else 'mae'
-    y, x, n = scores[what].to_numpy(), np.arange(len(scores)), len(scores)
+    y = scores[what].to_numpy()
     mean = np.average(y, weights=scores.rows)
-    ax.axhline(mean, color='#333333', lw=1, ls=(0, (5, 3)), zorder=1)
-    ax.annotate(f'all rows: {mean:.2f}', (n-1, mean), (0, -4), textcoords='offset points', ha='right', va='top', fontsize=9, color='#333333')
-    ax.set(ylim=(-.04, 1.04) if what == 'accuracy' else (0, None), xlabel=f'{n:,} {"datasets" if "dataset" in scores else "groups"}, worst first', ylabel=what, xlim=(-.015*n-.6, n-.4+.015*n))
-    ax.xaxis.get_major_locator().set_params(integer=True)
-    style = dict(s=np.clip(2400/n, 5, 55), lw=.4 if n < 300 else 0, edgecolor='white', zorder=3, clip_on=False)
-    shown = _groups(scores[color]) if color else []
-    rest = ~scores[color].isin(shown) if color else np.ones(n, bool)
-    if rest.any(): ax.scatter(x[rest], y[rest], color=_GREY if color else COLORS[0], label='others' if color else None, **style)
-    for v, c, m in zip(shown, COLORS, MARKERS):
-        ax.scatter(x[on], y[on], color=c, marker=m, label=str(v), **style) if (on := (scores[color] == v).to_numpy()).any() else None
-    if color: ax.legend(title=color, frameon=False, loc='lower right', ncols=1 + len(shown)//4)
-    if n < 300 and 'name' in scores: ax.vlines(x, np.minimum(y, mean), np.maximum(y, mean), color='#dddddd', lw=1, zorder=0)
-    if names and 'name' in scores: _name_worst(ax, scores, y, names)
+    ax.axhline(mean, zorder=1, **_DASHED)
+    ax.annotate(f'all rows: {mean:.2f}', (n-1, mean), (0, -4), textcoords='offset points', ha='right', va='top',
+        fontsize=9, color=_INK)
+    ylim = (-.04, 1.04) if what == 'accuracy' else (0, None)
+    kind = 'datasets' if 'dataset' in scores else 'groups'
+    ax.set(xlim=(-.015*n - .6, n - .4 + .015*n), ylim=ylim, xlabel=f'{n:,} {kind}, worst first', ylabel=what)
+    _whole_ticks(ax)
+    _scatter(ax, y, scores[color] if color else None, color)
+    if 'name' not in scores: return ax
+    if n < 300: ax.vlines(np.arange(n), np.minimum(y, mean), np.maximum(y, mean), color='#dddddd', lw=1, zorder=0)
+    if names: _name_worst(ax, scores.name, y, names)
     return ax
 
 # %% ../../nbs/train/plots.ipynb #482ee6ed
 def _labels(table):
-    "All labels of a table, in order"
-    if 'probability' not in table or 'target' not in table: raise ValueError('A confusion matrix needs targets that are labels; these rows have none.')
+    "Return all labels of a table, in order"
+    if 'probability' not in table or 'target' not in table:
+        raise ValueError('A confusion matrix needs targets that are labels; these rows have none.')
     return sorted(set(table.target) | set(table.prediction))
 
 def plot_confusion(
@@ -81,18 +103,20 @@ def plot_confusion(
     labels=None, # Labels in a stated order; those of the table if `None`
 ):
     "Draw the confusion matrix: each line is a true label, shaded by the share of its rows and marked with their number"
-    labels = _labels(table) if labels is None else labels
+    if labels is None: labels = _labels(table)
+    n = len(labels)
     counts = pd.crosstab(table.target, table.prediction).reindex(index=labels, columns=labels, fill_value=0).to_numpy()
     share = counts/np.maximum(1, counts.sum(1, keepdims=True))
-    ax = plt.subplots(figsize=(1.8 + .55*min(len(labels), 20),)*2, layout='constrained')[1] if ax is None else ax
+    if ax is None: _, ax = plt.subplots(figsize=(1.8 + .55*min(n, 20),)*2, layout='constrained')
     ax.imshow(share, cmap='Blues', vmin=0, vmax=1)
-    ax.set(xlabel='prediction', ylabel='target', xticks=range(len(labels)), yticks=range(len(labels)))
+    ax.set(xlabel='prediction', ylabel='target', xticks=range(n), yticks=range(n))
     ax.set_xticklabels(labels, rotation=90 if max(len(str(v)) for v in labels) > 4 else 0)
     ax.set_yticklabels(labels)
     ax.spines[:].set_visible(False)
-    if len(labels) <= 20:
-        for i, j in zip(*np.nonzero(counts)):
-            ax.text(j, i, f'{counts[i, j]:,}', ha='center', va='center', fontsize=9, color='white' if share[i, j] > .55 else '#222222')
+    if n > 20: return ax
+    for i, j in zip(*np.nonzero(counts)):
+        ax.text(j, i, f'{counts[i, j]:,}', ha='center', va='center', fontsize=9,
+            color='white' if share[i, j] > .55 else '#222222')
     return ax
 
 def plot_confusions(
@@ -103,15 +127,18 @@ def plot_confusions(
     "Draw the confusion matrix of each of the worst datasets or groups, all with the same labels"
     labels, key = _labels(table), 'dataset' if by == 'name' else by
     scores = score_by(table, by).head(n)
-    cols = min(3, len(scores))
-    each = 1.6 + .34*min(len(labels), 12)
-    fig, axs = plt.subplots(-(-len(scores)//cols), cols, figsize=(cols*each + .6, -(-len(scores)//cols)*(each + .2)), layout='constrained', squeeze=False, sharex=True, sharey=True)
+    cols, side = min(3, len(scores)), 1.6 + .34*min(len(labels), 12)
+    lines = -(-len(scores)//cols)
+    fig, axs = plt.subplots(lines, cols, figsize=(cols*side + .6, lines*(side + .2)), layout='constrained',
+        squeeze=False, sharex=True, sharey=True)
     for ax in axs.flat[len(scores):]: ax.set_axis_off()
     for k, (ax, (_, r)) in enumerate(zip(axs.flat, scores.iterrows())):
         plot_confusion(table[table[key] == r[key]], ax, labels)
-        ax.set_title(f'{r["name"] if key == "dataset" else r[key]}: {r.accuracy:.0%} of {r.rows:,}', fontsize=10, loc='left')
-        ax.tick_params(labelbottom=k + cols >= len(scores))
-        ax.set(xlabel='prediction' if k + cols >= len(scores) else None, ylabel='target' if k % cols == 0 else None)
+        name = r['name'] if key == 'dataset' else r[key]
+        ax.set_title(f'{name}: {r.accuracy:.0%} of {r.rows:,}', fontsize=10, loc='left')
+        lowest = k + cols >= len(scores)
+        ax.tick_params(labelbottom=lowest)
+        ax.set(xlabel='prediction' if lowest else None, ylabel='target' if k % cols == 0 else None)
     return fig
 
 # %% ../../nbs/train/plots.ipynb #2e5370a8
@@ -120,19 +147,22 @@ def worst_rows(
     n:int=6, # How many
     each:int=1, # At most so many of one dataset
 )->pd.DataFrame:
-    "Pick the rows with the largest loss (without a loss: the wrong ones the model was surest of)"
-    if 'loss' in table: ranked = table.sort_values('loss', ascending=False, kind='stable')
-    elif 'target' in table and 'probability' in table:
-        ranked = table[table.target != table.prediction].sort_values('probability', ascending=False, kind='stable')
-    else: raise ValueError('Without targets nobody knows which rows are the worst.')
+    "Return the rows with the largest loss (without a loss: the wrong ones with the highest probability)"
+    if 'loss' in table: column = 'loss'
+    elif 'target' in table and 'probability' in table: column, table = 'probability', table[table.target != table.prediction]
+    else: raise ValueError('Without targets, a loss or probabilities it is unknown which rows are the worst.')
+    ranked = table.sort_values(column, ascending=False, kind='stable')
     return ranked[ranked.groupby('dataset').cumcount() < each].head(n)
 
-def _say(o): return f'{o:.3g}' if isinstance(o, (float, np.floating)) else str(o)
+def _text(o): return f'{o:.3g}' if isinstance(o, (float, np.floating)) else str(o)
 
-def _title(r):
-    where = f'steps {r.start:,}–{r.end:,}' if 'start' in r else f'row {r.row:,}'
-    sure = f' ({r.probability:.0%} sure)' if 'probability' in r else ''
-    return f'{r["name"]}, row {r.row:,}, {where}' if 'start' in r else f'{r["name"]}, {where}', f'is {_say(r.target)}, taken for {_say(r.prediction)}{sure}'
+def _titles(r):
+    "Return where a row is, and what it is and was predicted as"
+    where = f'{r["name"]}, row {r.row:,}'
+    if 'start' in r: where += f', steps {r.start:,}–{r.end:,}'
+    what = f'is {_text(r.target)}, predicted {_text(r.prediction)}'
+    if 'probability' in r: what += f' ({r.probability:.0%})'
+    return where, what
 
 def plot_row(
     r, # One line of a table from `predict_table`
@@ -140,19 +170,19 @@ def plot_row(
     ax=None,
 ):
     "Draw one row; a window in colour within its grey recording"
-    ax = _clean(plt.subplots(figsize=(9, 2), layout='constrained')[1] if ax is None else ax)
-    src = meta.datasets[r.dataset]
+    ax, src = _axis(ax, (9, 2)), meta.datasets[r.dataset]
     if is_recording(src):
         x, start, end = src.recording(), int(r.start), int(r.end)
         ax.plot(x.T, color='#c8c8c8', lw=.5, zorder=1)
         ax.axvspan(start, end, color='#F0E442', alpha=.35, lw=0, zorder=0)
-        ax.set_prop_cycle(color=COLORS)
-        ax.plot(np.arange(start, end), x[:, start:end].T, lw=1, zorder=2)
+        steps, x = np.arange(start, end), x[:, start:end]
     else:
-        ax.set_prop_cycle(color=COLORS)
-        ax.plot(meta.gather(meta.index.ids([r.dataset], [r.row]))[0][0].T, lw=1)
+        x = meta.gather(meta.index.ids([r.dataset], [r.row]))[0][0]
+        steps = np.arange(x.shape[1])
+    ax.set_prop_cycle(color=COLORS)
+    ax.plot(steps, x.T, lw=1, zorder=2)
     ax.margins(x=0)
-    for text, side in zip(_title(r), ('left', 'right')): ax.set_title(text, loc=side, fontsize=9, color='#333333')
+    for text, side in zip(_titles(r), ('left', 'right')): ax.set_title(text, loc=side, fontsize=9, color=_INK)
     return ax
 
 def plot_worst(
@@ -161,9 +191,10 @@ def plot_worst(
     n:int=6, # How many
     each:int=1, # At most so many of one dataset
 ):
-    "Draw the worst windows in their recordings, with dataset, row, steps, what they are and what they were taken for"
+    "Draw the worst windows in their recordings, with dataset, row, steps, target and prediction"
     rows = worst_rows(table, n, each)
-    fig, axs = plt.subplots(max(1, len(rows)), 1, figsize=(9, 1.5*max(1, len(rows)) + .4), layout='constrained', squeeze=False)
+    lines = max(1, len(rows))
+    fig, axs = plt.subplots(lines, 1, figsize=(9, 1.5*lines + .4), layout='constrained', squeeze=False)
     fig.get_layout_engine().set(w_pad=.12, h_pad=.08)
     for ax, (_, r) in zip(axs[:, 0], rows.iterrows()): plot_row(r, meta, ax)
     axs[-1, 0].set_xlabel('step')
@@ -172,43 +203,38 @@ def plot_worst(
 # %% ../../nbs/train/plots.ipynb #c08d0671
 FEW = 40
 
-def _axis(ax, figsize):
-    ax = plt.subplots(figsize=figsize, layout='constrained')[1] if ax is None else ax
-    ax.spines[['top', 'right']].set_visible(False)
-    return ax
-
-def _ranked(h, metric, by, part, epoch):
-    "What is known of each dataset after an epoch, worst first"
-    k, labels = h.metric(metric), np.asarray(h.labels(by), object)
-    found = [(e, f[by]) for e, p, f in h.records if p == part]
-    if not found: raise ValueError(f'Part {part!r} was not scored; there is {", ".join(sorted({p for _, p, _ in h.records}))}. DatasetMetrics(train=True) scores the training set too.')
-    if not -len(found) <= epoch < len(found): raise IndexError(f'Asked for epoch {epoch}, but {len(found)} were scored.')
+def _after_epoch(h, metric, by, part, epoch):
+    "Return name of a metric, epoch, and a table of label, value, bounds and rows of each dataset, worst first"
+    k, found = h.metric(metric), h.of_part(by, part)
+    if not -len(found) <= epoch < len(found):
+        raise IndexError(f'Asked for epoch {epoch}, but {len(found)} were scored.')
     e, s = found[epoch]
-    d = np.flatnonzero(np.isfinite(s.value[k]))
     name = h.metrics[k]
-    d = d[np.argsort(s.value[k, d]*(-1 if name in h.lower else 1), kind='stable')]
-    return name, e, labels[d], s.value[k, d], s.low[k, d], s.high[k, d], s.rows[d]
+    t = pd.DataFrame(dict(label=np.asarray(h.labels(by), object), value=s.value[k], low=s.low[k], high=s.high[k],
+        rows=s.rows))
+    t = t[np.isfinite(t.value)].sort_values('value', ascending=name not in h.lower, kind='stable', ignore_index=True)
+    return name, e, t
 
-def _few(ax, labels, v, low, high, rows, name):
-    "One line per dataset, the worst on top"
-    at = np.arange(len(v))
-    if np.isfinite(low).any(): ax.hlines(at, low, high, color='#9db8cc', lw=2.2, zorder=1)
-    ax.scatter(v, at, color=COLORS[0], s=34, zorder=3, clip_on=False)
-    ax.set_yticks(at, [f'{o}  ({r:,})' for o, r in zip(labels, rows)], fontsize=9)
-    ax.set(ylim=(len(v) - .4, -.6), xlabel=f'{name}  (rows in brackets)')
+def _few(ax, t, name):
+    "Draw one line per dataset, the worst on top"
+    at = np.arange(len(t))
+    if t.low.notna().any(): ax.hlines(at, t.low, t.high, color='#9db8cc', lw=2.2, zorder=1)
+    ax.scatter(t.value, at, color=COLORS[0], s=34, zorder=3, clip_on=False)
+    ax.set_yticks(at, [f'{label}  ({rows:,})' for label, rows in zip(t.label, t.rows)], fontsize=9)
+    ax.set(ylim=(len(t) - .4, -.6), xlabel=f'{name}  (rows in brackets)')
     ax.tick_params(axis='y', length=0)
     ax.grid(axis='x', color='#eeeeee', zorder=0)
     ax.set_axisbelow(True)
 
-def _many(ax, labels, v, low, high, name):
-    "A curve from the worst to the best with a band of intervals, and the names of the worst"
-    x = np.arange(len(v))
-    if np.isfinite(low).any(): ax.fill_between(x, low, high, color='#c9dcea', lw=0, zorder=1)
-    ax.scatter(x, v, color=COLORS[0], s=np.clip(1500/len(v), 2, 30), lw=0, zorder=3)
-    ax.set(xlabel=f'{len(v):,} datasets, worst first', ylabel=name, xlim=(-.015*len(v), 1.015*len(v)))
-    text = 'worst:\n' + '\n'.join(f'{o}  {a:.2f}' for o, a in zip(labels[:6], v[:6]))
-    up = v[0] < v[-1]
-    ax.text(.98, .06 if up else .94, text, transform=ax.transAxes, ha='right', va='bottom' if up else 'top', fontsize=8.5, color='#333333', linespacing=1.35)
+def _many(ax, t, name):
+    "Draw a curve from the worst to the best with a band of intervals, and the names of the worst"
+    n = len(t)
+    if t.low.notna().any(): ax.fill_between(t.index, t.low, t.high, color='#c9dcea', lw=0, zorder=1)
+    ax.scatter(t.index, t.value, color=COLORS[0], s=np.clip(1500/n, 2, 30), lw=0, zorder=3)
+    ax.set(xlabel=f'{n:,} datasets, worst first', ylabel=name, xlim=(-.015*n, 1.015*n))
+    text = '\n'.join(['worst:', *(f'{label}  {v:.2f}' for label, v in zip(t.label[:6], t.value[:6]))])
+    y, side = (.06, 'bottom') if t.value.iloc[0] < t.value.iloc[-1] else (.94, 'top')
+    ax.text(.98, y, text, transform=ax.transAxes, ha='right', va=side, fontsize=8.5, color=_INK, linespacing=1.35)
 
 @patch
 def plot_datasets(self:Learner,
@@ -219,37 +245,50 @@ def plot_datasets(self:Learner,
     ax=None,
 ):
     "Draw each dataset as a dot with its 95 % interval, worst first, beside the mean weighted by rows"
-    name, e, labels, v, low, high, rows = _ranked(history(self), metric, by, part, epoch)
-    few = len(v) <= FEW
-    ax = _axis(ax, (7.5, 1.1 + .27*max(3, len(v))) if few else (9, 4))
-    _few(ax, labels, v, low, high, rows, name) if few else _many(ax, labels, v, low, high, name)
-    if len(v):
-        mean = np.average(v, weights=rows)
-        (ax.axvline if few else ax.axhline)(mean, color='#333333', lw=1, ls=(0, (5, 3)), zorder=2)
-        ax.set_title(f'{name} by {by} after epoch {e + 1}: {mean:.3g} weighted by rows, {v[0]:.3g} at worst', loc='left', fontsize=10.5)
+    name, e, t = _after_epoch(history(self), metric, by, part, epoch)
+    few = len(t) <= FEW
+    ax = _axis(ax, (7.5, 1.1 + .27*max(3, len(t))) if few else (9, 4))
+    draw, line = (_few, ax.axvline) if few else (_many, ax.axhline)
+    draw(ax, t, name)
+    if not len(t): return ax
+    mean = np.average(t.value, weights=t.rows)
+    line(mean, zorder=2, **_DASHED)
+    ax.set_title(f'{name} by {by} after epoch {e + 1}: {mean:.3g} weighted by rows, {t.value[0]:.3g} at worst',
+        loc='left', fontsize=10.5)
     return ax
 
 # %% ../../nbs/train/plots.ipynb #4ef8ec86
-def _over_epochs(h, k, by, part):
-    "Epochs, values `(epochs, n)`, rows `(n,)`"
-    found = [(e, f[by]) for e, p, f in h.records if p == part]
-    if not found: raise ValueError(f'Part {part!r} was not scored; there is {", ".join(sorted({p for _, p, _ in h.records}))}.')
-    return np.array([e for e, _ in found]) + 1, np.stack([s.value[k] for _, s in found]), found[-1][1].rows
-
 _LINES = [*COLORS[:-1], '#A89A00']
 
-def _spread(y, least):
-    "Heights for labels at `y` that stand at least so far apart, in the same order"
+def _spaced(y, least):
+    "Return heights for labels at `y` that stand at least so far apart, in the same order"
     order, out = np.argsort(y, kind='stable'), np.array(y, float)
     for a, b in zip(order[:-1], order[1:]): out[b] = max(out[b], out[a] + least)
     return out - max(0, (out - y).max()/2) if len(y) else out
 
 def _named_lines(ax, x, v, labels):
-    for k, o in enumerate(labels): ax.plot(x, v[:, k], color=_LINES[k % 8], lw=1.5, marker='o' if len(x) == 1 else None, ls='-' if k < 8 else '--')
+    "Draw a line per dataset with its name at the end"
+    marker = 'o' if len(x) == 1 else None
+    for k in range(len(labels)):
+        ax.plot(x, v[:, k], color=_LINES[k % 8], lw=1.5, marker=marker, ls='-' if k < 8 else '--')
     low, high = ax.get_ylim()
-    for k, (o, at) in enumerate(zip(labels, _spread(v[-1], .052*(high - low)))):
-        ax.annotate(str(o), (x[-1], v[-1, k]), (1.02, at), xycoords='data', textcoords=ax.get_yaxis_transform(), fontsize=8.5, va='center',
-                    color=_LINES[k % 8], annotation_clip=False, arrowprops=dict(arrowstyle='-', color='#cccccc', lw=.6, shrinkA=0, shrinkB=2, relpos=(0, .5)))
+    style = dict(xycoords='data', textcoords=ax.get_yaxis_transform(), fontsize=8.5, va='center', annotation_clip=False)
+    for k, at in enumerate(_spaced(v[-1], .052*(high - low))):
+        ax.annotate(str(labels[k]), (x[-1], v[-1, k]), (1.02, at), color=_LINES[k % 8],
+            arrowprops=_leader('#cccccc', .6, 2), **style)
+
+def _bands(ax, x, v, lower):
+    "Draw bands of quantiles, the median and the worst of many datasets"
+    for a, b, color in [(5, 95, '#dbe7f0'), (25, 75, '#a9c6dc')]:
+        low, high = np.nanpercentile(v, [a, b], 1)
+        ax.fill_between(x, low, high, color=color, lw=0, label=f'{b - a} % of datasets')
+    worst = np.nanmax if lower else np.nanmin
+    ax.plot(x, np.nanmedian(v, 1), color=COLORS[0], lw=1.8, label='median')
+    ax.plot(x, worst(v, 1), color=COLORS[3], lw=1.2, label='worst')
+
+def _weighted(values, rows):
+    ok = np.isfinite(values)
+    return np.average(values[ok], weights=rows[ok])
 
 @patch
 def plot_dataset_history(self:Learner,
@@ -258,24 +297,34 @@ def plot_dataset_history(self:Learner,
     part:str='valid', # 'valid' or 'train'
     ax=None,
 ):
-    "Draw a metric of each dataset over the epochs: lines with names, or bands of quantiles with the worst and the mean where there are many"
-    h = history(self)
-    k, labels = h.metric(metric), np.asarray(h.labels(by), object)
-    x, v, rows = _over_epochs(h, k, by, part)
+    """Draw a metric of each dataset over the epochs: lines with names, or bands of quantiles with the worst and the
+    mean where there are many"""
+    h, ax = history(self), _axis(ax)
+    k, found = h.metric(metric), h.of_part(by, part)
+    name, x = h.metrics[k], np.array([e for e, _ in found]) + 1
+    v = np.stack([s.value[k] for _, s in found])
     on = np.isfinite(v).any(0)
-    v, labels, rows, ax = v[:, on], labels[on], rows[on], _axis(ax, (9, 4))
-    if v.shape[1] <= 12: _named_lines(ax, x, v, labels)
-    else:
-        for a, b, c in [(5, 95, '#dbe7f0'), (25, 75, '#a9c6dc')]: ax.fill_between(x, *np.nanpercentile(v, [a, b], 1), color=c, lw=0, label=f'{b - a} % of datasets')
-        ax.plot(x, np.nanmedian(v, 1), color=COLORS[0], lw=1.8, label='median')
-        ax.plot(x, (np.nanmax if h.metrics[k] in h.lower else np.nanmin)(v, 1), color=COLORS[3], lw=1.2, label='worst')
-    ax.plot(x, [np.average(r[ok], weights=rows[ok]) for r in v for ok in [np.isfinite(r)]], color='#333333', lw=1, ls=(0, (5, 3)), label='weighted by rows')
-    ax.set(xlabel='epoch', ylabel=h.metrics[k], xlim=(x[0] - .02*len(x), x[-1] + .02*len(x)))
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    v, labels, rows = v[:, on], np.asarray(h.labels(by), object)[on], found[-1][1].rows[on]
+    if len(labels) <= 12: _named_lines(ax, x, v, labels)
+    else: _bands(ax, x, v, name in h.lower)
+    ax.plot(x, [_weighted(values, rows) for values in v], label='weighted by rows', **_DASHED)
+    ax.set(xlabel='epoch', ylabel=name, xlim=(x[0] - .02*len(x), x[-1] + .02*len(x)))
+    _whole_ticks(ax)
     ax.legend(facecolor='white', edgecolor='none', framealpha=.92, fontsize=8.5, loc='best')
     return ax
 
 # %% ../../nbs/train/plots.ipynb #c8f2943d
+def _areas(share, names, top):
+    "Return the shares of the datasets that changed most, by name, and those of all others together"
+    shown = list(share.columns)
+    if len(names) > len(COLORS):
+        change = np.ptp(share.to_numpy(), axis=0)
+        shown = sorted(share.columns[np.argsort(-change, kind='stable')[:top]])
+    areas = {str(names[d]): share[d].to_numpy() for d in shown}
+    if len(shown) < len(names):
+        areas[f'{len(names) - len(shown):,} others'] = share.drop(columns=shown).sum(axis=1).to_numpy()
+    return areas, [*COLORS[:len(shown)], '#cccccc']
+
 @patch
 def plot_mixture(self:Learner,
     top:int=7, # So many of the datasets that changed most get a colour and a name
@@ -285,17 +334,14 @@ def plot_mixture(self:Learner,
     t, ax = self.mixture, _axis(ax, (9, 3.6))
     share = t.pivot(index='epoch', columns='dataset', values='share')
     names = t.drop_duplicates('dataset').set_index('dataset').name
-    if len(names) <= len(COLORS): shown = list(share.columns)
-    else: shown = sorted(share.columns[np.argsort(-np.ptp(share.to_numpy(), axis=0), kind='stable')[:top]])
-    rest = share.drop(columns=shown).sum(axis=1)
-    parts = [share[d].to_numpy() for d in shown] + ([rest.to_numpy()] if len(shown) < len(names) else [])
-    labels = [str(names[d]) for d in shown] + [f'{len(names) - len(shown):,} others']*(len(shown) < len(names))
-    edges, x = np.cumsum([np.zeros(len(share)), *parts], axis=0), np.arange(len(share) + 1)
-    for k, (c, o) in enumerate(zip([*COLORS[:len(shown)], '#cccccc'], labels)):
-        ax.stairs(edges[k+1], x + .5, baseline=edges[k], fill=True, color=c, alpha=.85, ec='white', lw=.8)
+    areas, colors = _areas(share, names, top)
+    edges, x = np.cumsum([np.zeros(len(share)), *areas.values()], axis=0), np.arange(len(share) + 1) + .5
+    for low, high, color in zip(edges, edges[1:], colors):
+        ax.stairs(high, x, baseline=low, fill=True, color=color, alpha=.85, ec='white', lw=.8)
     middle = (edges[1:, -1] + edges[:-1, -1])/2
-    for o, m, at in zip(labels, middle, _spread(middle, .065)): ax.annotate(o, (1, m), (1.03, at), xycoords=ax.transAxes, textcoords=ax.transAxes, va='center', fontsize=9,
-        annotation_clip=False, arrowprops=dict(arrowstyle='-', color='#bbbbbb', lw=.6, shrinkA=0, shrinkB=0, relpos=(0, .5)))
+    style = dict(xycoords=ax.transAxes, textcoords=ax.transAxes, va='center', fontsize=9, annotation_clip=False,
+        arrowprops=_leader('#bbbbbb', .6, 0))
+    for name, m, at in zip(areas, middle, _spaced(middle, .065)): ax.annotate(name, (1, m), (1.03, at), **style)
     ax.set(xlim=(.5, len(share) + .5), ylim=(0, 1), xlabel='epoch', ylabel='share of the rows')
-    ax.xaxis.get_major_locator().set_params(integer=True)
+    _whole_ticks(ax)
     return ax
