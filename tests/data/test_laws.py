@@ -10,8 +10,8 @@ from fastcore.foundation import L
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from members import LEN, VARS, make, member
-from tsmeta import gather as gather_room
-from tsmeta import index as index_room
+import tsmeta.batches.gather as gather_room
+import tsmeta.splits.index as index_room
 from tsmeta.data.datasets import TSMetaDatasets
 from tsmeta.splits.index import Index, View, check_index
 from tsmeta.load.loader import TSMetaDataLoader

@@ -9,7 +9,8 @@ from fastai.learner import Learner, load_learner
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
-from tsmeta import gather as gather_room, rates
+import tsmeta.batches.gather as gather_room
+import tsmeta.sources.align as rates
 from tsmeta.sources.align import FILL, NANS, REAL, ZERO, Framed, RaggedSource
 from tsmeta.batches.gather import Gather, check_gather
 from tsmeta.sources.align import Ragged

@@ -8,7 +8,7 @@ from fastai.learner import Learner
 from hypothesis import given, settings, strategies as st
 from torch import nn
 
-from tsmeta import learner as room
+import tsmeta.train.predict as room
 from tsmeta.data.datasets import TSMetaDatasets
 from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.train.predict import TableFile

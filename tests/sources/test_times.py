@@ -9,7 +9,7 @@ import pytest
 import torch
 from fastai.learner import Learner, load_learner
 from hypothesis import given, settings, strategies as st
-from tsmeta import gather as gather_room
+import tsmeta.batches.gather as gather_room
 from tsmeta.all import TSMetaDataset, check_leakage
 from tsmeta.batches.gather import Gather, check_gather
 from tsmeta.sources.files import StoredWindows
