@@ -12,12 +12,13 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst',
            'worst_rows', 'Store', 'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset',
            'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
-           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times']
+           'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times',
+           'Source', 'check_source']
 
 # %% ../nbs/all.ipynb #5ef5ef05
 from .sources.adapt import ItemSource, to_source
 from .sources.align import Missing, Ragged
-from .sources.base import ArraySource, FileSource
+from .sources.base import ArraySource, check_source, FileSource, Source
 from .sources.policies import Vars
 from .sources.recordings import Times, WindowSource
 from .splits.leakage import check_leakage, show_splits
@@ -56,4 +57,4 @@ _all_ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source',
          'score_by', 'join_steps', 'join_windows', 'plot_confusion', 'plot_confusions', 'plot_scores', 'plot_worst', 'worst_rows', 'Store',
          'SplitFile', 'write_splits', 'TSStreamLoader', 'SaveResume', 'MinMaxScaleByDataset', 'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe',
          'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels',
-         'Ragged', 'Missing', 'Vars', 'Times']
+         'Ragged', 'Missing', 'Vars', 'Times', 'Source', 'check_source']

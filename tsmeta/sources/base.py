@@ -296,7 +296,8 @@ class Options:
 
 # %% ../../nbs/sources/base.ipynb #6ca82de8
 # Library → the extra of this package that installs it
-EXTRAS = dict(h5py='hdf5', zarr='zarr', pyarrow='parquet', aeon='data', fsspec='remote')
+EXTRAS = dict(h5py='hdf5', zarr='zarr', pyarrow='parquet', aeon='data', seglearn='data', fsspec='remote', tsai='tsai',
+              safetensors='safe', accelerate='distributed', dask='distributed')
 
 def library(
     name:str, # What would stand after `import`
