@@ -17,8 +17,8 @@ from fastcore.meta import delegates
 # %% ../../nbs/data/dataset.ipynb #f661455a
 from ..sources.adapt import as_info, dataset_names, info_beside, to_sources
 from ..sources.align import count_missing, Mapped, one_shape, rates_of, ResampledRecording
-from ..sources.base import ArraySource
-from ..sources.policies import innermost, Policies, stored_dtypes
+from ..sources.base import ArraySource, SourceTable
+from ..sources.policies import Policies, stored_dtypes
 from ..sources.recordings import Clock, one_kind, TimedWindows, Times, WindowSource
 from ..sources.targets import join_targets, some, target_kind, Targets
 from ..splits.index import to_ids, View
@@ -82,7 +82,7 @@ class TSMetaDataset(SchemaFacts):
         (nv, nl, horizon), lens = one_shape(sources, names), [len(s) for s in sources]
         if not sum(lens): raise ValueError(f'None of the {len(names):,} datasets has a row.' + (' Is the window longer than every recording?'
                                            if isinstance(sources[0], WindowSource) else ''))
-        targets = Targets('float', None, None, (getattr(sources[0], 'y_vars', nv), horizon)) if horizon else \
+        targets = Targets('float', None, None, (sources[0].y_vars, horizon)) if horizon else \
             join_targets(policies.relabel([s.y for s in sources], names), lens, names, labels=labels, **how)
         same = not x_tfm or nv == sources[0].src.shape[0]
         schema = Schema(nv, nl, targets.kind, targets.shape, targets.vocab, horizon, labels, var_names if same else None)
@@ -204,7 +204,7 @@ def summary(self:TSMetaDataset):
     "One line per dataset: rows, and what `info` knows"
     out = pd.DataFrame({'name': self.names, 'rows': self.lens})
     if self._view is not None: out['of'] = self.index.lens
-    out['kind'], out['dtype'] = zip(*((type(innermost(s)).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
+    out['kind'], out['dtype'] = zip(*((type(s.root).__name__.replace('Source', '').lower(), str(s.dtype)) for s in self.datasets))
     if self._raw: out = pd.concat([out, self.schema.policies.report(self.datasets, self.names)], axis=1)
     return out if self.info is None else pd.concat([out, info_beside(self.info, self.names, out.columns)], axis=1)
 
@@ -287,19 +287,15 @@ def _recording(rec, y, time_first, clock, max_gap, rates, cut):
     how = dict(**cut, y=y, time_first=time_first)
     return WindowSource(rec, **how) if clock is None else TimedWindows(rec, clock=clock, max_gap=max_gap, **how)
 
-def _windows(src):
-    "The source of the windows that others change"
-    return _windows(src.src) if hasattr(src, 'src') else src
-
 def _fact(sources, name, of):
     "One number per dataset, as the sources know it together or else one by one"
-    known = getattr(sources, name, None)
-    return np.array([of(s) for s in sources], np.int64) if known is None else np.asarray(known)
+    if isinstance(sources, SourceTable): return np.asarray(vars(sources)[name])
+    return np.array([of(s) for s in sources], np.int64)
 
 @patch(as_prop=True)
 def stride(self:TSMetaDataset):
     "Steps from one row of each dataset to its next, the least there is where a recording has gaps: 1 where rows are not windows"
-    return _fact(self.datasets, 'stride', lambda s: getattr(_windows(s), 'spacing', s.stride))
+    return _fact(self.datasets, 'stride', lambda s: s.spacing)
 
 @patch(as_prop=True)
 def extent(self:TSMetaDataset):
@@ -309,7 +305,7 @@ def extent(self:TSMetaDataset):
 @patch(as_prop=True)
 def windowed(self:TSMetaDataset):
     "Are rows windows of recordings?"
-    return bool(_fact(self.datasets, 'windowed', lambda s: getattr(s, 'windowed', False)).any())
+    return bool(_fact(self.datasets, 'windowed', lambda s: s.windowed).any())
 
 # %% ../../nbs/data/dataset.ipynb #4f6f1e91
 def _parts(ds):
@@ -321,7 +317,8 @@ def _parts(ds):
 def time_kind(self:TSMetaDataset):
     "What the times of steps are: 'numbers', 'dates', 'dates with a zone' (in UTC), or '' where they are not known"
     if self._timed is None:
-        known = getattr(self.datasets, 'time_kind', None) if hasattr(self.datasets, 'layout') else one_kind([_clock(s) for s in self.datasets], self.names)
+        together = isinstance(self.datasets, SourceTable)
+        known = self.datasets.time_kind if together else one_kind([s.clock for s in self.datasets], self.names)
         self._timed = known or ''
     return self._timed
 
@@ -330,26 +327,23 @@ def timed(self:TSMetaDataset):
     "Is it known when the steps of recordings happened?"
     return bool(self.time_kind)
 
-def _clock(src): return getattr(_windows(src), 'clock', None)
-
 @patch
 def _starts(self:TSMetaDataset, ds, rows):
     "Step at which windows start"
-    if hasattr(self.datasets, 'starts'): return self.datasets.starts(ds, rows)
+    if isinstance(self.datasets, SourceTable): return self.datasets.starts(ds, rows)
     out = rows*self.stride[ds]
     if not self.timed: return out
-    for d, p in _parts(ds):
-        if hasattr(src := _windows(self.datasets[d]), 'starts'): out[p] = src.starts(rows[p])
+    for d, p in _parts(ds): out[p] = self.datasets[d].starts(rows[p])
     return out
 
 @patch
 def _at(self:TSMetaDataset, ds, steps):
     "When steps happened"
     out = np.full(len(ds), np.nan) if self.time_kind == 'numbers' else np.full(len(ds), 'NaT', 'M8[ns]')
-    if hasattr(self.datasets, 'at'): out = self.datasets.at(ds, steps)
+    if isinstance(self.datasets, SourceTable): out = self.datasets.at(ds, steps)
     else:
         for d, p in _parts(ds):
-            if (clock := _clock(self.datasets[d])) is not None: out[p] = clock.at(steps[p])
+            if (clock := self.datasets[d].clock) is not None: out[p] = clock.at(steps[p])
     return pd.Series(out).dt.tz_localize('UTC') if self.time_kind == 'dates with a zone' else out
 
 _OWN = 'dataset', 'name', 'row', 'rows', 'start', 'end', 'start_time', 'end_time'
@@ -391,5 +385,5 @@ def targets(self:TSMetaDataset,
 def count_missing(self:TSMetaDataset)->pd.DataFrame: # One line per dataset: `rows` with missing values, how many values are `missing`, their `share`
     "Count the values that are missing (NaN) in each dataset, as they are stored; this reads all rows"
     sources, names = self._raw[:2] if self._raw else (self.datasets, self.names)
-    found = [dict(rows=0, missing=0, values=0) if s.dtype.kind != 'f' else count_missing(innermost(s)) for s in sources]
+    found = [count_missing(s.root) for s in sources]
     return pd.DataFrame([dict(name=n, rows=f['rows'], missing=f['missing'], share=f['missing']/max(1, f['values'])) for n, f in zip(names, found)])

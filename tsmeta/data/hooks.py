@@ -18,7 +18,7 @@ from fastcore.foundation import L
 
 # %% ../../nbs/data/hooks.ipynb #fafed4b8
 from ..sources.adapt import to_sources
-from ..sources.base import ArraySource, Coded
+from ..sources.base import ArraySource, Coded, Source
 from ..sources.policies import check_dtypes, Policies
 from ..sources.targets import some
 from .dataset import TSMetaDataset
@@ -188,7 +188,7 @@ def check_member(
     raise ValueError("rows of a metadataset that are cropped at random (side='random') cannot be one dataset of another, which would see their middle "
                      "only. Join its datasets under one policy: TSMetaDataset(…, ragged=Ragged('crop', side='random')); or crop them with side='center'.")
 
-class MetaSource(ArraySource):
+class MetaSource(Source):
     "The rows of a metadataset, or of a part of one, as one dataset"
     def __init__(self,
         meta, # A `TSMetaDataset` whose rows are not windows
@@ -199,9 +199,6 @@ class MetaSource(ArraySource):
         self.shape, self.dtype, codes = (s.vars, s.len), np.dtype('float32'), meta.targets(meta.ids())
         self.y = codes if s.vocab is None or codes is None else Coded(codes, s.vocab)
     def __len__(self): return len(self.meta)
-    def open(self):
-        "`None`: these rows are not one array"
-        return None, None
     def read(self, rows):
         "The rows asked for: `(n, vars, len)`"
         return self.meta.gather(self.meta.ids(np.asarray(rows, np.int64)))[0]

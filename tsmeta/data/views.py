@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 
 # %% ../../nbs/data/views.ipynb #84cca870
-from ..sources.base import ArraySource, Coded
+from ..sources.base import Coded, Source
 from ..sources.targets import join_targets
 from ..splits.index import Index, to_ids
 from ..store.labels import check_views, export_labels, folder_views, LabelDataset, nested_map, open_base, ViewLabels
@@ -47,16 +47,13 @@ class ViewGather:
         x = self.base(np.ascontiguousarray(at.ravel()), key)[0].reshape(len(ids), at.shape[1], *self.shape)
         return x, None if self.targets is None else self.targets[0][ids].astype(self.y_dtype)
 
-class ViewSource(ArraySource):
+class ViewSource(Source):
     "Examples as rows: the rows of all their views stacked as variables"
     def __init__(self, gather, y=None):
         self.gather, self.y = gather, y
         per = sum(int(np.prod(a.shape[1:], dtype=int)) for a in gather.flat.values())
         self.shape, self.dtype = (per*gather.shape[0], gather.shape[1]), np.dtype('float32')
     def __len__(self): return len(self.gather.index)
-    def open(self):
-        "`None`: these rows are not one array"
-        return None, None
     def read(self, rows):
         "The examples asked for: `(n, vars of all rows, len)`"
         return self.gather(np.asarray(rows, np.int64))[0].reshape(len(rows), *self.shape)

@@ -13,126 +13,149 @@ from pathlib import Path
 
 # %% ../../nbs/sources/adapt.ipynb #93f59da3
 from .align import RaggedSource
-from .base import ArraySource, as_rows, Coded, FileSource
+from .base import ArraySource, as_numpy, as_rows, Coded, FileSource, Source
 
 # %% ../../nbs/sources/adapt.ipynb #c08a7a73
+def _attr(o, name):
+    "Return an attribute of an object of any class; `None` if it has none"
+    return getattr(o, name, None)
+
 def _item(o):
-    "The `x` and the target of one item of a dataset"
+    "Return the `x` and the target of one item of a dataset"
     if not isinstance(o, (tuple, list)): return o, None
     return o[0], o[1] if len(o) > 1 else None
 
-def _plain(o): return o.detach().cpu().numpy() if hasattr(o, 'detach') else np.asarray(o)
+def _is_tensor(o): return _attr(o, 'detach') is not None
 
-class ItemSource(ArraySource):
+class ItemSource(Source):
     "Rows of any dataset with `len(ds)` and `ds[i]`, read when wanted"
     def __init__(self,
         ds, # Map-style dataset: `ds[i]` is `x` or `(x, y)`, x being `(vars, len)` or `(len,)`
     ):
         self.ds = ds
-        if not len(ds): raise ValueError(f'A {type(ds).__name__} with no items does not show what its rows look like. Leave it out.')
+        if not len(ds):
+            raise ValueError(f'A {type(ds).__name__} with no items does not show what its rows look like. Leave it '
+                             'out.')
         x, y = _item(ds[0])
-        self.shape, self.dtype = as_rows(_plain(x)[None]).shape[1:], _plain(x).dtype
-        self.y = None if y is None else self._targets()
+        x = np.asarray(as_numpy(x))
+        self.shape, self.dtype = as_rows(x[None]).shape[1:], x.dtype
+        if y is not None: self.y = self._targets()
 
     def _targets(self):
-        tls = getattr(self.ds, 'tls', None)
-        read = (lambda i: tls[-1][i]) if tls is not None and len(tls) == 2 else (lambda i: _item(self.ds[i])[1])
-        ys = [read(i) for i in range(len(self.ds))]
-        return with_vocab(np.stack([_plain(o) for o in ys]) if hasattr(ys[0], 'detach') else ys, self.ds)
+        "Return the target of every item; those of fastai's datasets without their x"
+        tls = _attr(self.ds, 'tls')
+        if tls is not None and len(tls) == 2: ys = [tls[-1][i] for i in range(len(self.ds))]
+        else: ys = [_item(self.ds[i])[1] for i in range(len(self.ds))]
+        if _is_tensor(ys[0]): ys = np.stack([np.asarray(as_numpy(o)) for o in ys])
+        return with_vocab(ys, self.ds)
 
     def __len__(self): return len(self.ds)
-    def open(self):
-        "`None`: these rows are not one array"
-        return None, None
     def read(self, rows):
-        "The rows asked for, stacked: `(n, vars, len)`"
-        return as_rows(np.stack([_plain(_item(self.ds[int(i)])[0]) for i in rows]))
+        "Return some rows, stacked: `(n, vars, len)`"
+        return as_rows(np.stack([np.asarray(as_numpy(_item(self.ds[int(i)])[0])) for i in rows]))
 
 # %% ../../nbs/sources/adapt.ipynb #61f05756
-def with_vocab(codes, ds):
-    "Pair the targets of a dataset with its vocabulary, if it has one"
-    vocab = getattr(ds, 'vocab', None)
-    if vocab is None or not hasattr(codes, 'dtype'): return codes
-    if len(vocab) and isinstance(vocab[-1], (list, tuple)) or type(vocab[-1]).__name__ == 'CategoryMap': vocab = vocab[-1]
-    return Coded(codes, vocab)
+def with_vocab(
+    codes, # Targets of a dataset
+    ds, # The dataset
+):
+    "Return targets with the vocabulary of their dataset, if they are numbers and it has one"
+    vocab = _attr(ds, 'vocab')
+    if vocab is None or _attr(codes, 'dtype') is None: return codes
+    nested = len(vocab) and isinstance(vocab[-1], (list, tuple)) or type(vocab[-1]).__name__ == 'CategoryMap'
+    return Coded(codes, vocab[-1] if nested else vocab)
 
 # %% ../../nbs/sources/adapt.ipynb #fb9d9346
 def _array_parts(ds):
-    "`(X, y)` of a dataset that keeps its rows in arrays: torch's `TensorDataset`, tsai's `TSDatasets`; else `None`"
-    if (tensors := getattr(ds, 'tensors', None)) is not None: return tensors[0], tensors[1] if len(tensors) > 1 else None
-    parts = getattr(ds, 'ptls', None)
+    "Return `(X, y)` of a dataset of arrays, such as torch's `TensorDataset` and tsai's `TSDatasets`, else `None`"
+    tensors, parts = _attr(ds, 'tensors'), _attr(ds, 'ptls')
+    if tensors is not None: return tensors[0], tensors[1] if len(tensors) > 1 else None
     if parts is None: return None
-    arrays = [_tl_array(p) for p in parts]
-    if arrays[0] is None or not len(arrays[0]): return None
-    return arrays[0], with_vocab(_plain(arrays[1] if arrays[1] is not None else parts[1][:]), ds) if len(arrays) > 1 else None
+    x, *y = map(_tl_array, parts)
+    if x is None or not len(x): return None
+    if not y: return x, None
+    codes = parts[1][:] if y[0] is None else y[0]
+    return x, with_vocab(np.asarray(as_numpy(codes)), ds)
 
 def _tl_array(tl):
-    "The array behind one of tsai's transform lists, if its rows are all of it or a stretch of it"
-    if hasattr(tl, 'detach'): return tl
-    items, rows = getattr(tl, 'items', None), getattr(tl, '_splits', None)
-    if not hasattr(items, 'ndim') or rows is None: return None
+    "Return the array behind one of tsai's transform lists, if its rows are contiguous there; else `None`"
+    if _is_tensor(tl): return tl
+    items, rows = _attr(tl, 'items'), _attr(tl, '_splits')
+    if _attr(items, 'ndim') is None or rows is None: return None
     rows = np.asarray(rows, np.int64)
-    if len(rows) and not (rows[-1] - rows[0] == len(rows)-1 and (np.diff(rows) == 1).all()): return None
-    return items[rows[0]:rows[0]+len(rows)] if len(rows) else items[:0]
+    if not len(rows): return items[:0]
+    return items[rows[0]:rows[-1]+1] if (np.diff(rows) == 1).all() else None
 
 # %% ../../nbs/sources/adapt.ipynb #d7573420
-def _is_pair(x):
-    "Is this `(X, y)`, not a list of rows?"
-    if not isinstance(x, (tuple, list)) or not 1 <= len(x) <= 2: return False
-    if isinstance(x[0], (str, Path)): return True
-    if getattr(x[0], 'ndim', 0) >= 2: return isinstance(x, tuple) or not getattr(x[0], 'ndim', 0) == getattr(x[-1], 'ndim', 0) == 2
-    return isinstance(x, tuple) and hasattr(x[0], '__len__') and len(x[0]) and np.ndim(x[0][0]) >= 1
+def _is_l(x): return type(x).__name__ == 'L'
 
 def _axes(o):
-    "How many axes an array or nested list has"
-    if hasattr(o, 'ndim'): return o.ndim
-    return 1 + (_axes(o[0]) if len(o) else 0) if isinstance(o, (list, tuple)) or type(o).__name__ == 'L' else 0
+    "Return how many axes an array or nested list has; 0 for anything else"
+    ndim = _attr(o, 'ndim')
+    if ndim is not None: return ndim
+    if not isinstance(o, (list, tuple)) and not _is_l(o): return 0
+    return 1 + _axes(o[0]) if len(o) else 1
+
+def _is_pair(x):
+    "Return whether this is `(X, y)` or `(X,)`, not a list of rows"
+    if not isinstance(x, (tuple, list)) or not 1 <= len(x) <= 2: return False
+    if isinstance(x[0], (str, Path)): return True
+    first, last = (_attr(o, 'ndim') or 0 for o in (x[0], x[-1]))
+    if first >= 2: return isinstance(x, tuple) or not first == last == 2
+    return isinstance(x, tuple) and _attr(x[0], '__len__') is not None and len(x[0]) and np.ndim(x[0][0]) >= 1
+
+def _has_shape(o): return _attr(o, 'shape') is not None
 
 def _ragged_rows(x):
-    "The rows of a list (or array of objects) of arrays that are not equally long, else `None`"
-    if getattr(x, 'dtype', None) == object and x.ndim == 1 or type(x).__name__ == 'L': x = list(x)
-    if not isinstance(x, (list, tuple)) or not len(x) or not all(hasattr(o, 'shape') or isinstance(o, (list, tuple)) for o in x): return None
-    axes = _axes(x[0])
-    if axes not in (1, 2): return None
-    steps = lambda o: o.shape[-1] if hasattr(o, 'shape') else len(o) if axes == 1 else len(o[0])
-    return [o if hasattr(o, 'shape') else np.asarray(o) for o in x] if len({steps(o) for o in x}) > 1 else None
+    "Return the rows of a list (or array of objects) of arrays that are not equally long, else `None`"
+    if _attr(x, 'dtype') == object and x.ndim == 1 or _is_l(x): x = list(x)
+    if not isinstance(x, (list, tuple)) or not x: return None
+    if not all(_has_shape(o) or isinstance(o, (list, tuple)) for o in x): return None
+    if _axes(x[0]) not in (1, 2): return None
+    rows = [o if _has_shape(o) else np.asarray(o) for o in x]
+    return rows if len({o.shape[-1] for o in rows}) > 1 else None
 
 def to_source(
     x, # Array, `(X, y)`, path of a `.npy` file, tsai or torch dataset, anything indexable, or a source
-):
-    "Adapt one dataset, whatever it is, to a source"
-    if all(hasattr(x, a) for a in ('open', 'shape', 'lazy', 'window')): return x
-    if hasattr(x, 'as_source'): return x.as_source()
+)->Source:
+    "Return one dataset, whatever it is, as a source"
+    if isinstance(x, Source): return x
+    if _attr(x, 'as_source') is not None: return x.as_source()
     y = None
-    if _is_pair(x): x, y = x[0], x[1] if len(x) == 2 else None
+    if _is_pair(x): x, y = _item(x)
     if isinstance(x, (str, Path)): return FileSource(x, y)
-    if (rows := _ragged_rows(x)) is not None: return RaggedSource(rows, y)
-    if hasattr(x, '__array__') or isinstance(x, (list, tuple)): return ArraySource(x, y)
-    if (parts := _array_parts(x)) is not None: return ArraySource(*parts)
-    if hasattr(x, '__getitem__') and hasattr(x, '__len__'): return ItemSource(x)
-    raise TypeError(f'A dataset is an array, an (X, y) pair, a .npy path, or anything with len(ds) and ds[i]; got {type(x).__name__}.')
+    rows = _ragged_rows(x)
+    if rows is not None: return RaggedSource(rows, y)
+    if _attr(x, '__array__') is not None or isinstance(x, (list, tuple)): return ArraySource(x, y)
+    parts = _array_parts(x)
+    if parts is not None: return ArraySource(*parts)
+    if _attr(x, '__getitem__') is not None and _attr(x, '__len__') is not None: return ItemSource(x)
+    raise TypeError('A dataset is an array, an (X, y) pair, a .npy path, a Source, or anything with len(ds) and ds[i]; '
+                    f'got {type(x).__name__}.')
 
 # %% ../../nbs/sources/adapt.ipynb #d4e7da53
-def _as_list(dataset_list):
-    "One dataset, a list of datasets or a dict of them, as a list or dict"
-    if isinstance(dataset_list, dict): return dataset_list
-    lone = isinstance(dataset_list, (str, Path)) or hasattr(dataset_list, 'ndim') or (hasattr(dataset_list, '__getitem__')
-        and not isinstance(dataset_list, (list, tuple)) and type(dataset_list).__name__ != 'L') or hasattr(dataset_list, 'open')
-    return [dataset_list] if lone or _is_lone_pair(dataset_list) else list(dataset_list)
+def _is_one(o):
+    "Return whether this is one dataset, not a list of datasets"
+    if isinstance(o, (str, Path, Source)) or _attr(o, 'ndim') is not None: return True
+    return _attr(o, '__getitem__') is not None and not isinstance(o, (list, tuple)) and not _is_l(o) or _is_lone_pair(o)
 
 def _is_lone_pair(o):
-    "Is this one `(X, y)`, not two datasets?"
+    "Return whether this is one `(X, y)`, not two datasets"
     if not isinstance(o, tuple) or len(o) != 2 or isinstance(o[1], tuple): return False
     dims, y_dims = _axes(o[0]), max(1, _axes(o[1]))
     return dims >= 2 and y_dims < 2 or dims == 3 and y_dims == 2 and len(o[0]) == len(o[1])
 
-def dataset_names(names, given, n):
-    "One distinct name per dataset"
-    if names is None and isinstance(given, dict): names = list(given)
+def dataset_names(
+    names, # One name per dataset, or `None`
+    given, # The datasets: a list, or a dict name → dataset
+    n:int, # How many there are
+)->list:
+    "Return one distinct name per dataset: the names given, keys of the dict, file names or numbers"
+    if names is None and isinstance(given, dict): names = given
     if names is None and all(isinstance(o, (str, Path)) for o in given):
         names = [Path(o).stem for o in given]
-        if len(set(names)) < n: names = [str(o) for o in given]
-    names = list(map(str, range(n))) if names is None else [str(o) for o in names]
+        if len(set(names)) < n: names = given
+    names = [str(o) for o in (range(n) if names is None else names)]
     if len(names) != n: raise ValueError(f'There are {n:,} datasets but {len(names):,} names.')
     if len(set(names)) < n:
         twice = next(k for k in names if names.count(k) > 1)
@@ -142,9 +165,10 @@ def dataset_names(names, given, n):
 def to_sources(
     dataset_list, # One dataset, a list, or a dict name → dataset
     names=None, # One name per dataset; keys of the dict, file names or numbers if `None`
-): # One source per dataset, and one name
-    "Adapt all datasets; an error says which one it is about"
-    given = _as_list(dataset_list)
+)->tuple: # One source per dataset, and their names
+    "Return all datasets as sources; an error says which one it is about"
+    given = dataset_list
+    if not isinstance(given, dict): given = [given] if _is_one(given) else list(given)
     names, sources = dataset_names(names, given, len(given)), []
     if not len(given): raise ValueError('A metadataset needs at least one dataset, got an empty list.')
     for d, o in enumerate(given.values() if isinstance(given, dict) else given):
@@ -157,10 +181,11 @@ def as_info(
     info, # DataFrame or dict of columns, one line per dataset; or `None`
     names, # Name of each dataset
 )->pd.DataFrame: # One line per dataset, in their order; `None` if nothing is known
-    "Line up a table of facts with the datasets"
+    "Return a table of facts in the order of the datasets"
     if info is None: return None
     info = pd.DataFrame(info)
-    if len(info) != len(names): raise ValueError(f'info needs one line per dataset: there are {len(names):,} datasets and {len(info):,} lines.')
+    if len(info) != len(names):
+        raise ValueError(f'info needs one line per dataset: there are {len(names):,} datasets and {len(info):,} lines.')
     if set(info.index) == set(names): info = info.loc[names]
     return info.reset_index(drop=True)
 
@@ -169,6 +194,8 @@ def info_beside(
     names, # Name of each dataset
     own, # Columns it will stand beside
 )->pd.DataFrame:
-    "Rename what is known of datasets where columns of the same name are there already: `row` becomes `info_row`; a `name` that says nothing new is left out"
+    """Return facts about datasets, with other names for columns that are there already: `row` becomes `info_row`
+
+    A column `name` that repeats the names is left out."""
     if 'name' in info and 'name' in own and info['name'].tolist() == list(names): info = info.drop(columns='name')
     return info.rename(columns={c: f'info_{c}' for c in info if c in own})

@@ -12,32 +12,37 @@ import numpy as np, pandas as pd
 from fastcore.basics import listify
 
 # %% ../../nbs/sources/targets.ipynb #e308fc5b
-from .base import Coded
+from .base import as_numpy, Coded
 
 # %% ../../nbs/sources/targets.ipynb #a5846e86
 def _is_bag(o): return isinstance(o, (list, tuple, set, frozenset)) and all(isinstance(v, str) for v in o)
 
 def _as_labels(y):
-    "A list of labels or numbers as an array; numpy would turn 1 or NaN among texts into text"
+    "Return a list of labels or numbers as an array; numpy would turn 1 or NaN among texts into text"
     a = np.asarray(y)
     if a.dtype.kind not in 'US' or a.ndim > 1: return a
     odd = [r for r, v in enumerate(y) if not isinstance(v, (str, bytes))]
-    if any(not pd.isna(y[r]) for r in odd): raise TypeError(f'labels are text, but row {odd[0]} has {y[odd[0]]!r}, a {type(y[odd[0]]).__name__}')
+    if any(not pd.isna(y[r]) for r in odd):
+        value = y[odd[0]]
+        raise TypeError(f'labels are text, but row {odd[0]} has {value!r}, a {type(value).__name__}')
     return np.array(y, dtype=object) if odd else a
+
+def _decode(y):
+    "Return kind and labels of targets that are numbers with a vocabulary"
+    codes, vocab = np.asarray(y.codes), np.asarray(y.vocab)
+    if codes.dtype.kind in 'iu': return 'class', vocab[codes]
+    return 'multi', [vocab[np.flatnonzero(row)].tolist() for row in codes]
 
 def as_target(
     y, # Targets of one dataset: array, list, `L`, Series, tensor, `Coded` or `None`
     kind:str=None, # Treat as 'class', 'multi' or 'float', whatever they look like
     floats:str='float', # What floats are, if `kind` is not given
 ): # (kind, numpy array, or for 'multi' a list of label lists)
-    "Recognise the targets of one dataset"
+    "Return the kind of the targets of one dataset, and their values"
     if y is None: return None, None
-    if isinstance(y, Coded):
-        codes, vocab = np.asarray(y.codes), np.asarray(y.vocab)
-        if codes.dtype.kind in 'iu': return 'class', vocab[codes]
-        return 'multi', [vocab[np.flatnonzero(row)].tolist() for row in codes]
-    if hasattr(y, 'detach'): y = y.detach().cpu().numpy()
-    if hasattr(y, 'columns'): y = y.to_numpy()
+    if isinstance(y, Coded): return _decode(y)
+    y = as_numpy(y)
+    if isinstance(y, pd.DataFrame): y = y.to_numpy()
     if not hasattr(y, 'dtype') or y.dtype == object and y.ndim == 1:
         y = list(y)
         if y and kind != 'class' and all(map(_is_bag, y)): return 'multi', [list(o) for o in y]
@@ -48,6 +53,8 @@ def as_target(
     return kind or (floats if a.dtype.kind == 'f' else 'class'), a
 
 # %% ../../nbs/sources/targets.ipynb #6c9ff64e
+_KIND_TEXT = {None: 'no targets', 'float': 'numbers', 'class': 'one class', 'multi': 'any number of labels'}
+
 class Targets:
     "The targets of all datasets: their kind, their common vocabulary, and one array of numbers per dataset"
     def __init__(self,
@@ -57,37 +64,44 @@ class Targets:
         shape=(), # Shape of the target of one row
     ): self.kind, self.vocab, self.arrays, self.shape = kind, vocab, arrays, tuple(shape)
     def __repr__(self):
-        what = {None: 'no targets', 'float': 'numbers', 'class': 'one class', 'multi': 'any number of labels'}[self.kind]
-        of = f' of {len(self.vocab)}: {", ".join(map(str, self.vocab[:8]))}{"…" if len(self.vocab) > 8 else ""}' if self.vocab else ''
-        return f'Targets: {what}{of}' + (f' of shape {self.shape}' if self.shape and self.kind != 'multi' else '')
+        text = f'Targets: {_KIND_TEXT[self.kind]}'
+        if self.vocab:
+            more = '…' if len(self.vocab) > 8 else ''
+            text += f' of {len(self.vocab)}: {", ".join(map(str, self.vocab[:8]))}{more}'
+        return text + f' of shape {self.shape}' if self.shape and self.kind != 'multi' else text
 
 # %% ../../nbs/sources/targets.ipynb #aae9b31b
-def some(names, which, n=3):
-    "Name a few datasets: 'a' (0), 'b' (4) and 12 more"
+def some(
+    names, # Name of each dataset
+    which, # Numbers of some of them
+    n:int=3, # How many to name
+)->str:
+    "Return a few datasets as text: 'a' (0), 'b' (4) and 12 more"
     which = [int(d) for d in which]
     text = ', '.join(f'{names[d]!r} ({d})' for d in which[:n])
     return text + (f' and {len(which)-n:,} more' if len(which) > n else '')
 
 def _missing(y):
-    "First row with a missing target, or `None`"
-    bad = np.isnan(y) if y.dtype.kind == 'f' else pd.isna(y) if y.dtype == object else None
-    if bad is None or not bad.any(): return None
-    return int(np.argwhere(bad)[0][0])
+    "Return the first row with a missing target, or `None`"
+    if y.dtype.kind not in 'fO': return None
+    rows = np.argwhere(pd.isna(y[:1] if _is_constant(y) else y))
+    return int(rows[0][0]) if len(rows) else None
 
 def _check_kinds(kinds, lens, names):
-    "All datasets with rows must have targets of one kind"
+    "Return the kind of the targets of all datasets with rows; a `ValueError` names those that differ"
     has = {}
     for d, k in enumerate(kinds):
         if lens[d]: has.setdefault(k, []).append(d)
     if len(has) > 1:
-        said = '; '.join(f'{k or "no targets"}: {some(names, v)}' for k, v in has.items())
-        raise ValueError(f'Datasets of one metadataset need targets of one kind, found {said}. Split them into several metadatasets, '
+        found = '; '.join(f'{k or "no targets"}: {some(names, v)}' for k, v in has.items())
+        raise ValueError(f'Datasets of one metadataset need targets of one kind, found {found}. Split them into '
+                         'several metadatasets, '
                          'or convert their y (strings and ints are classes, floats are numbers, None is unlabelled).')
     return next(iter(has), None)
 
 # %% ../../nbs/sources/targets.ipynb #06caf54c
 def _check_shapes(values, lens, names):
-    "Every dataset has as many targets as rows, of one shape, none missing"
+    "Return the shape of one target; a `ValueError` names datasets whose targets are too few, differ or are missing"
     shapes = {}
     for d, v in enumerate(values):
         if v is None and not lens[d]: continue
@@ -95,67 +109,101 @@ def _check_shapes(values, lens, names):
             raise ValueError(f'Dataset {names[d]!r} ({d}) has {lens[d]:,} rows but {len(v):,} targets.')
         if not lens[d] or isinstance(v, list): continue
         shapes.setdefault(v.shape[1:], []).append(d)
-        if (row := _missing(v[:1] if v.strides[0] == 0 else v)) is not None:
+        row = _missing(v)
+        if row is not None:
             raise ValueError(f'Dataset {names[d]!r} ({d}), row {row}: the target is missing (NaN or None). '
                              'Drop these rows, or make a metadataset without targets.')
     if len(shapes) > 1:
-        said = '; '.join(f'{s}: {some(names, v)}' for s, v in shapes.items())
-        raise ValueError(f'The target of a row must have one shape in all datasets, found {said}.')
+        found = '; '.join(f'{s}: {some(names, v)}' for s, v in shapes.items())
+        raise ValueError(f'The target of a row must have one shape in all datasets, found {found}.')
     return next(iter(shapes), ())
 
 # %% ../../nbs/sources/targets.ipynb #df3fb242
+def _is_constant(a):
+    "Return whether an array is one row, seen as many"
+    return a.size and a.ndim and a.strides[0] == 0
+
+def _unique(a):
+    "Return the distinct values of an array and which of them each element is; one row, seen as many, stays that"
+    part = a[:1] if _is_constant(a) else a
+    values, codes = np.unique(part, return_inverse=True)
+    return values, np.broadcast_to(codes.reshape(part.shape).astype(np.int32), a.shape)
+
+def _take(values, codes):
+    "Return `values[codes]`; one row, seen as many, stays that"
+    return np.broadcast_to(values[codes[:1]], codes.shape) if _is_constant(codes) else values[codes]
+
 def _uniques(values, names):
-    "The distinct labels of each dataset and, for each row, which of them it has"
+    "Return the distinct labels of each dataset and, for each row, which of them it has"
     out = []
     for d, v in enumerate(values):
-        same = v.size and v.strides[0] == 0
-        try: u, inv = np.unique(v[:1] if same else v, return_inverse=True)
-        except TypeError: raise TypeError(f'Dataset {names[d]!r} ({d}) mixes labels of types that cannot be sorted together.') from None
-        inv = inv.reshape((v[:1] if same else v).shape)
-        out.append((u.tolist(), np.broadcast_to(inv, v.shape) if same else inv.astype(np.int32)))
+        try: labels, codes = _unique(v)
+        except TypeError:
+            raise TypeError(f'Dataset {names[d]!r} ({d}) mixes labels of types that cannot be sorted '
+                            'together.') from None
+        out.append((labels.tolist(), codes))
     return out
 
 _LABEL_KINDS = {str: 'text', bytes: 'text', bool: 'truth values'}
 
+def _check_label_kinds(sets, full, names):
+    "Raise a `TypeError` unless the labels of datasets are all text, all numbers or all truth values"
+    kinds = {}
+    for d in full:
+        kind = next((k for t, k in _LABEL_KINDS.items() if isinstance(sets[d][0], t)), 'numbers')
+        kinds.setdefault(kind, []).append(d)
+    if len(kinds) < 2: return
+    found = '; '.join(f'{k}: {some(names, v)}' for k, v in kinds.items())
+    raise TypeError(f'Labels must be text in all datasets, numbers in all, or truth values in all; {found}')
+
 def _join(sets, names, labels):
-    "One sorted vocabulary from the labels of each dataset"
+    "Return one sorted vocabulary from the labels of each dataset"
     if labels == 'namespaced': return [f'{n}/{v}' for n, s in zip(names, sets) for v in s]
     full = [d for d, s in enumerate(sets) if len(s)]
-    kinds = {}
-    for d in full: kinds.setdefault(next((k for t, k in _LABEL_KINDS.items() if isinstance(sets[d][0], t)), 'numbers'), []).append(d)
-    if len(kinds) > 1:
-        raise TypeError('Labels must be text in all datasets, numbers in all, or truth values in all; ' + '; '.join(f'{k}: {some(names, v)}' for k, v in kinds.items()))
-    if labels == 'strict' and (odd := [d for d in full if sets[d] != sets[full[0]]]):
-        raise ValueError(f"labels='strict' wants the same labels everywhere: {some(names, full[:1])} has {sets[full[0]][:8]}, "
-                         f"{some(names, odd[:1])} has {sets[odd[0]][:8]} ({len(odd)} datasets differ). Use labels='union' to join them.")
+    _check_label_kinds(sets, full, names)
+    odd = [d for d in full if sets[d] != sets[full[0]]]
+    if labels == 'strict' and odd:
+        first = full[0]
+        raise ValueError(f"labels='strict' wants the same labels everywhere: {some(names, [first])} has "
+                         f"{sets[first][:8]}, "
+                         f"{some(names, odd[:1])} has {sets[odd[0]][:8]} ({len(odd)} datasets differ). Use "
+                         "labels='union' to join them.")
     return sorted(set().union(*(sets[d] for d in full)))
 
 # %% ../../nbs/sources/targets.ipynb #32f5df54
+def _namespaced(labels, name, known):
+    "Return the labels of a dataset as `dataset/label`; one that is in the vocabulary as it is stays so"
+    spaced = [f'{name}/{v}' for v in labels]
+    return [v if v in known and k not in known else k for v, k in zip(labels, spaced)]
+
+def _refuse_label(label, row, d, names, vocab):
+    "Raise a `ValueError` about a label that is not in the vocabulary"
+    more = '…' if len(vocab) > 10 else ''
+    raise ValueError(f'Dataset {names[d]!r} ({d}), row {row}: unknown label {label!r}. The vocabulary has '
+                     f'{list(vocab)[:10]}{more}.')
+
 def _encode(uniques, names, vocab, labels):
-    "Numbers into `vocab` for every row of every dataset"
+    "Return numbers into `vocab` for every row of every dataset"
     o2i = {v: i for i, v in enumerate(vocab)}
     dtype, out = np.int16 if len(vocab) < 2**15 else np.int32, []
-    for d, (u, inv) in enumerate(uniques):
-        keys = [v if f'{names[d]}/{v}' not in o2i and v in o2i else f'{names[d]}/{v}' for v in u] if labels == 'namespaced' else u
-        unknown = [k for k, v in enumerate(keys) if v not in o2i]
-        if unknown:
-            row, space = int(np.argwhere(inv == unknown[0])[0][0]), f'{names[d]}/'
-            own = labels == 'namespaced' and [v for v in vocab if str(v).startswith(space)] or vocab
-            raise ValueError(f'Dataset {names[d]!r} ({d}), row {row}: unknown label {keys[unknown[0]]!r}. '
-                             f'The vocabulary has {list(own)[:10]}{"…" if len(own) > 10 else ""}.')
-        codes = np.array([o2i[v] for v in keys], dtype)
-        same = inv.size and inv.strides[0] == 0
-        out.append(np.broadcast_to(codes[inv[:1]], inv.shape) if same else codes[inv] if len(codes) else np.zeros(inv.shape, dtype))
+    for d, (keys, codes) in enumerate(uniques):
+        if labels == 'namespaced': keys = _namespaced(keys, names[d], o2i)
+        for k, label in enumerate(keys):
+            if label in o2i: continue
+            own = [v for v in vocab if str(v).startswith(f'{names[d]}/')] if labels == 'namespaced' else []
+            _refuse_label(label, int(np.argwhere(codes == k)[0][0]), d, names, own or vocab)
+        out.append(_take(np.array([o2i[v] for v in keys], dtype), codes))
     return out
 
 def _one_hot(bags, names, vocab):
+    "Return a row of zeros and ones for the labels of every row of every dataset"
     o2i, out = {v: i for i, v in enumerate(vocab)}, []
     for d, rows in enumerate(bags):
         hot = np.zeros((len(rows), len(vocab)), np.float32)
         for r, bag in enumerate(rows):
-            for v in bag:
-                if v not in o2i: raise ValueError(f'Dataset {names[d]!r} ({d}), row {r}: unknown label {v!r}.')
-                hot[r, o2i[v]] = 1
+            unknown = [v for v in bag if v not in o2i]
+            if unknown: _refuse_label(unknown[0], r, d, names, vocab)
+            hot[r, [o2i[v] for v in bag]] = 1
         out.append(hot)
     return out
 
@@ -164,28 +212,31 @@ def label_maps(
     label_map:dict, # label → label, or dataset → such a dict, with '*' for datasets not named
     names, # Name of each dataset
 )->list: # One dict per dataset
-    "The label map of each dataset; a variable of a dataset, 'dataset/variable', goes by the name of the dataset"
-    if not any(isinstance(v, dict) for v in label_map.values()): return [label_map]*len(names)
-    if flat := [k for k, v in label_map.items() if not isinstance(v, dict)]:
-        raise ValueError(f'label_map gives labels ({flat[0]!r}) and datasets side by side: give one dict of labels per dataset.')
-    known = {*names, *(n.rpartition('/')[0] for n in names), '*'}
-    if odd := [k for k in label_map if k not in known]: raise ValueError(f'label_map speaks of dataset {odd[0]!r}, which is not there.')
-    return [label_map.get(n, label_map.get(n.rpartition('/')[0], label_map.get('*', {}))) for n in names]
+    "Return the label map of each dataset; a variable of a dataset, 'dataset/variable', goes by the name of the dataset"
+    nested = [isinstance(v, dict) for v in label_map.values()]
+    if not any(nested): return [label_map]*len(names)
+    if not all(nested):
+        flat = list(label_map)[nested.index(False)]
+        raise ValueError(f'label_map gives labels ({flat!r}) and datasets side by side: give one dict of labels per '
+                         'dataset.')
+    members = [n.rpartition('/')[0] for n in names]
+    odd = [k for k in label_map if k not in {*names, *members, '*'}]
+    if odd: raise ValueError(f'label_map speaks of dataset {odd[0]!r}, which is not there.')
+    usual = label_map.get('*', {})
+    return [label_map.get(n, label_map.get(m, usual)) for n, m in zip(names, members)]
 
 def relabel(
     y, # Targets of one dataset, as people give them
     labels:dict, # label → label
 ):
-    "Give other names to labels"
+    "Return targets with other names for their labels"
     if y is None or not labels: return y
     if isinstance(y, Coded): return Coded(y.codes, [labels.get(v, v) for v in y.vocab])
     kind, a = as_target(y)
     if kind == 'multi': return [[labels.get(v, v) for v in bag] for bag in a]
     if kind != 'class': raise TypeError(f'a label map was given, but the targets are {kind}')
-    same = a.size and a.ndim and a.strides[0] == 0
-    u, inv = np.unique(a[:1] if same else a, return_inverse=True)
-    out = np.array([labels.get(v, v) for v in u.tolist()])[inv.reshape((a[:1] if same else a).shape)] if len(u) else a
-    return np.broadcast_to(out, a.shape) if same else out
+    values, codes = _unique(a)
+    return _take(np.array([labels.get(v, v) for v in values.tolist()]), codes) if len(values) else a
 
 # %% ../../nbs/sources/targets.ipynb #5619ffd2
 def join_targets(
@@ -196,13 +247,15 @@ def join_targets(
     labels:str='union', # 'union', 'strict' or 'namespaced'
     kind:str=None, # Treat targets as 'class', 'multi' or 'float', whatever they look like
 )->Targets:
-    "Join the targets of all datasets into numbers with one meaning; errors name the dataset and the row"
-    if labels not in ('union', 'strict', 'namespaced'): raise ValueError(f"labels must be 'union', 'strict' or 'namespaced', got {labels!r}.")
-    kinds, values = [], []
+    "Return the targets of all datasets as numbers with one meaning; errors name the dataset and the row"
+    if labels not in ('union', 'strict', 'namespaced'):
+        raise ValueError(f"labels must be 'union', 'strict' or 'namespaced', got {labels!r}.")
+    floats, kinds, values = 'float' if vocab is None else 'class', [], []
     for d, y in enumerate(ys):
-        try: k, v = as_target(y, kind, 'float' if vocab is None else 'class')
+        try: k, v = as_target(y, kind, floats)
         except (TypeError, ValueError) as e: raise type(e)(f'Dataset {names[d]!r} ({d}): {e}.') from None
-        kinds.append(k); values.append(v)
+        kinds.append(k)
+        values.append(v)
     kind = _check_kinds(kinds, lens, names)
     if kind is None: return Targets(None, None, None)
     shape = _check_shapes(values, lens, names)
@@ -210,28 +263,31 @@ def join_targets(
     values = [v if lens[d] else empty for d, v in enumerate(values)]
     if kind == 'float': return Targets(kind, None, [np.asarray(v, np.float32) for v in values], shape)
     stated = [[v for v in y.vocab if v != '#na#'] if isinstance(y, Coded) else [] for y in ys]
-    return _labelled(kind, values, names, vocab, labels, shape, stated)
+    if kind == 'class': return _classes(values, names, vocab, labels, shape, stated)
+    if vocab is None: vocab = sorted({v for rows in values for bag in rows for v in bag}.union(*stated))
+    return Targets(kind, list(vocab), _one_hot(values, names, vocab), (len(vocab),))
 
-def _labelled(kind, values, names, vocab, labels, shape, stated):
-    if kind == 'multi':
-        if vocab is None: vocab = sorted({v for rows in values for bag in rows for v in bag}.union(*stated))
-        return Targets(kind, list(vocab), _one_hot(values, names, vocab), (len(vocab),))
+def _classes(values, names, vocab, labels, shape, stated):
+    "Return targets that are one class per row or step"
     uniques = _uniques(values, names)
     if vocab is None: vocab = _join([sorted({*u, *s}) for (u, _), s in zip(uniques, stated)], names, labels)
-    return Targets(kind, list(vocab), _encode(uniques, names, vocab, labels), shape)
+    return Targets('class', list(vocab), _encode(uniques, names, vocab, labels), shape)
 
 # %% ../../nbs/sources/targets.ipynb #4f665727
-_Y_KINDS = dict(TSClassification='class', TSCategorize='class', Categorize='class', TSRegression='float', ToFloat='float', TSForecasting='float',
-                RegressionSetup='float', TSMultiLabelClassification='multi', MultiCategorize='multi')
+_Y_KINDS = {**dict.fromkeys(['TSClassification', 'TSCategorize', 'Categorize'], 'class'),
+            **dict.fromkeys(['TSRegression', 'ToFloat', 'TSForecasting', 'RegressionSetup'], 'float'),
+            **dict.fromkeys(['TSMultiLabelClassification', 'MultiCategorize'], 'multi')}
 
 def target_kind(
     tfm, # A transform of fastai or tsai, its class, or a list of them
 )->tuple: # A kind, and a vocabulary; `None` for what it does not say
-    "What a target transform says about targets"
+    "Return what a target transform says about targets"
     for t in listify(tfm):
+        if t is None: continue
         name = getattr(t, '__name__', type(t).__name__)
-        if name in _Y_KINDS:
-            vocab = getattr(t, 'vocab', None)
-            return _Y_KINDS[name], list(vocab) if vocab is not None and len(vocab) else None
-        if t is not None: raise ValueError(f'tfms[1] says what targets are ({", ".join(_Y_KINDS)}); got {name}. Transform y before you pass it.')
+        if name not in _Y_KINDS:
+            raise ValueError(f'tfms[1] says what targets are ({", ".join(_Y_KINDS)}); got {name}. Transform y before '
+                             'you pass it.')
+        vocab = getattr(t, 'vocab', None)
+        return _Y_KINDS[name], list(vocab) if vocab is not None and len(vocab) else None
     return None, None

@@ -16,9 +16,8 @@ from fastcore.basics import patch
 from pathlib import Path
 
 # %% ../../nbs/store/pack.ipynb #afb91b3b
-from ..sources.base import _blocks
 from ..sources.policies import policies_to_json
-from ..sources.recordings import Clock, clocked, one_kind
+from ..sources.recordings import Clock, one_kind
 from ..splits.index import runs
 from ..splits.splits import as_splits
 from .disk import FORMAT, locked, MANIFEST, read_yaml, seal, sweep, WITH_GAPS, write_whole
@@ -34,7 +33,7 @@ def plan_parts(
     "Say which dataset goes where"
     parts, open_, table = [], {}, {k: np.zeros(len(sources), np.int64) for k in ('part', 'start', 'rows', 'stride', 'time')}
     for d, s in enumerate(sources):
-        windowed = bool(getattr(s, 'windowed', False))
+        windowed = bool(s.windowed)
         time, key = s.recording_steps().shape[1] if windowed else 0, (windowed, s.dtype.str)
         if key not in open_:
             open_[key] = len(parts)
@@ -63,7 +62,7 @@ def _part_chunks(part, sources):
     "A part as bytes: the header of the file, then its numbers"
     dtype, (nv, nl) = part['dtype'], sources[0].shape
     yield npy_head(dtype, (nv, part['size']) if part['windowed'] else (part['size'], nv, nl))
-    if not part['windowed']: yield from (as_bytes(b, dtype) for s in sources for b in _blocks(s) if b.size)
+    if not part['windowed']: yield from (as_bytes(b, dtype) for s in sources for _, b in s.chunks() if b.size)
     else: yield from (as_bytes(r[v], dtype) for v in range(nv) for s in sources if (r := s.recording_steps()).size)
 
 def _same_file(folder, stem, suffix, chunks):
@@ -173,11 +172,11 @@ def write_clocks(
     before=None, # A `Store` to whose datasets these are added
 ): # What the manifest says of clocks, `None` if there are none; the files that were written
     "Write down the clocks of recordings"
-    found, old = [clocked(s) for s in sources], before and before.clocks
-    kind = one_kind([getattr(s, 'clock', None) for s in found], names) or (old and old.kind)
+    found, old = [s.root if s.clock is not None else None for s in sources], before and before.clocks
+    kind = one_kind([s.clock for s in sources], names) or (old and old.kind)
     if kind is None: return None, []
     if old and old.kind != kind: raise ValueError(f'Times in {before.root} are {old.kind}, those of the new recordings {kind}.')
-    lines = [*_old_lines(before), *(_line(s, getattr(s, 'clock', None), int(n)) for s, n in zip(found, steps))]
+    lines = [*_old_lines(before), *(_line(r, s.clock, int(n)) for r, s, n in zip(found, sources, steps))]
     start, rate, gap, listed = map(list, zip(*lines))
     skip = len(before.names) if before else 0
     cut = [np.column_stack([np.full(len(s.begin), skip + d), s.begin, s.end]) for d, s in enumerate(found) if s is not None and len(s.begin) > 1]

@@ -16,8 +16,8 @@ from fastcore.basics import patch
 from pathlib import Path
 
 # %% ../../nbs/store/store.ipynb #6088d490
-from ..sources.base import ArraySource, Coded, library, NpyFile
-from ..sources.recordings import Clock, Timed, window_view
+from ..sources.base import Coded, library, NpyFile, Source, SourceTable
+from ..sources.recordings import Clock, rows_of, Timed
 from ..splits.index import Index, View
 from ..splits.splits import select, Splits
 from .disk import locked, MANIFEST, read_yaml, safe_path, sha256_of, sweep, unseal, write_whole
@@ -119,7 +119,7 @@ class StoreClocks:
         return f'times of {len(some):,} recordings: {self.kind}, {int((self.rate > 0).sum()):,} regular{gaps}'
 
 # %% ../../nbs/store/store.ipynb #f2d987d9
-class StoreSource(ArraySource):
+class StoreSource(Source):
     "Rows of one dataset of a store"
     lazy, keeps_file = True, False
     def __init__(self, store, d):
@@ -133,18 +133,15 @@ class StoreSource(ArraySource):
     def __len__(self): return self._n
     @property
     def has_recording(self): return self.windowed
+    @property
+    def has_recording_steps(self): return self.windowed
     def recording(self):
         "What the windows are cut from: `(vars, time)`"
         return self.store.part(self._part)[:, self._start:self._start + self.time]
-    def recording_steps(self):
-        "All steps, those too that no window covers: `(vars, time)`"
-        return self.recording()
     def open(self):
         "Rows as a view `(rows, vars, len)` of the mapped part, and the view of the steps that follow them, if that is the target"
         if not self.windowed: return self.store.part(self._part)[self._start:self._start+self._n], None
-        rec = self.recording()
-        x = window_view(rec, self.window, self.stride, self._n)
-        return x, window_view(rec, self.horizon, self.stride, self._n, self.window) if self.horizon else None
+        return rows_of(self.recording(), self, self.stride, self._n)
     @property
     def y(self):
         "Targets as they were before they became numbers, or `None`"
@@ -162,7 +159,7 @@ class TimedStoreSource(Timed, StoreSource):
 
 def _member(store, d): return store.sources[d]
 
-class StoreSources:
+class StoreSources(SourceTable):
     "The members of a store, each made when asked for"
     def __init__(self, store):
         self.store, self.lens = store, store.table['rows']
@@ -170,7 +167,6 @@ class StoreSources:
         self.extent = np.where(store.windowed, store.row_shape[1] + store.horizon, 1)
         self.stride, self.time_kind = store.table['stride'], store.clocks and store.clocks.kind
         if store.clocks: self.stride = np.where(store.clocks.gapped, np.minimum(self.stride, self.extent), self.stride)
-    def __len__(self): return len(self.lens)
     def __getitem__(self, d):
         if isinstance(d, slice): return [self[i] for i in range(*d.indices(len(self)))]
         if not -len(self) <= d < len(self): raise IndexError(f'Asked for dataset {d}, but there are {len(self):,}.')

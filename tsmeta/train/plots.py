@@ -13,7 +13,6 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 
 # %% ../../nbs/train/plots.ipynb #841574c3
-from ..data.transforms import is_recording
 from .callbacks import history
 from .predict import score_by
 import tsmeta.train.mixture
@@ -171,7 +170,7 @@ def plot_row(
 ):
     "Draw one row; a window in colour within its grey recording"
     ax, src = _axis(ax, (9, 2)), meta.datasets[r.dataset]
-    if is_recording(src):
+    if src.has_recording:
         x, start, end = src.recording(), int(r.start), int(r.end)
         ax.plot(x.T, color='#c8c8c8', lw=.5, zorder=1)
         ax.axvspan(start, end, color='#F0E442', alpha=.35, lw=0, zorder=0)
