@@ -12,7 +12,8 @@ SAY_SO = 'If that is meant, write a line about it into CHANGELOG.md, then run `p
 
 
 def signature(o):
-    "Return names, kinds and defaults of the parameters of a function, or of a class's `__init__`, as text"
+    "Return names, kinds and defaults of the parameters of a function, or of a class's `__init__`, as text; of a value, the value"
+    if not callable(o): return repr(o)
     given = inspect.signature(o.__init__ if isinstance(o, type) else o)
     parameters = [
         p.replace(annotation=p.empty)
