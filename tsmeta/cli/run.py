@@ -18,6 +18,7 @@ from pathlib import Path
 # %% ../../nbs/cli/run.ipynb #00f1307d
 from ..sources.base import library
 from ..splits.leakage import show_splits
+from ..store.disk import write_file
 from ..store.split_file import data_facts, data_key, write_splits
 from ..train.export import load_safe
 from ..train.metrics import DatasetMetrics
@@ -63,9 +64,7 @@ def write_run(run, **facts):
     "Say something about a run in its `run.json`"
     path = Path(run)/'run.json'
     facts = {**(read_run(run) if path.is_file() else {}), **facts}
-    tmp = path.with_name('.run.json')
-    tmp.write_text(json.dumps(facts, indent=1, ensure_ascii=False), encoding='utf-8')
-    os.replace(tmp, path)
+    write_file(path.parent, path.name, [json.dumps(facts, indent=1, ensure_ascii=False).encode()])
 
 def plan_table(dl)->pd.DataFrame: # name, rows, per_epoch, share
     "Say how much of each dataset an epoch of a loader holds"
