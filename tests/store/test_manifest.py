@@ -201,7 +201,7 @@ def test_labels_and_targets_that_do_not_fit_are_refused(tmp_path):
     good = plain(root).store.manifest
     note, text, y = good['labels']['deep/note'], good['labels']['text'], good['labels']['y']
     ranges = good['splits']['b']['ranges']
-    for name, file, says in [('y', text, 'targets are'), ('y', ranges, 'values for'), ('deep/note', ranges, 'values for')]:
+    for name, file, says in [('y', text, 'targets are'), ('y', ranges, 'for 39 rows'), ('deep/note', ranges, 'for 39 rows')]:
         m = copy.deepcopy(good)
         m['labels'][name] = file
         with pytest.raises(ValueError, match=says): Store(root, sign(m)).label(name)

@@ -19,7 +19,7 @@ from pathlib import Path
 def name_fault(
     name, # A name from a file that may not be trusted
 )->str: # `None` if nothing is wrong
-    "Return what is wrong with the name of a file below a folder: it must be relative, with `/`, and made of plain parts"
+    "Return what is wrong with a name that must be relative, with `/`, and made of plain parts"
     if not isinstance(name, str) or not name: return 'is not a name'
     if any(ord(c) < 32 or ord(c) == 127 or 0xd800 <= ord(c) < 0xe000 for c in name): return 'has control characters'
     if '\\' in name or ':' in name: return 'has a backslash or colon'
@@ -38,7 +38,8 @@ def safe_path(
     if fault: raise ValueError(f'{name!r:.100} in {root} {fault}. Names in a store lead to files inside its folder.')
     root = os.path.realpath(root)
     path = os.path.realpath(os.path.join(root, name))
-    if os.path.commonpath([root, path]) != root: raise ValueError(f'{name!r} in {root} leads out of the folder, to {path}.')
+    if os.path.commonpath([root, path]) != root:
+        raise ValueError(f'{name!r} in {root} leads out of the folder, to {path}.')
     return path
 
 def cache_folder():
@@ -60,9 +61,11 @@ def read_yaml(
     try:
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader), name)
         out = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeError, RecursionError) as e: raise ValueError(f'{name} is not plain YAML: {e}') from None
+    except (yaml.YAMLError, UnicodeError, RecursionError) as e:
+        raise ValueError(f'{name} is not plain YAML: {e}') from None
     if out is None: return {}
-    if not isinstance(out, dict): raise ValueError(f'{name} must be a mapping of keys to values, got a {type(out).__name__}.')
+    if not isinstance(out, dict):
+        raise ValueError(f'{name} must be a mapping of keys to values, got a {type(out).__name__}.')
     return out
 
 def _check_events(events, name):
@@ -101,7 +104,8 @@ def _temporary(folder, name):
     except OSError as e:
         concerns_it = e.filename is None or str(e.filename).startswith(temp)
         if not concerns_it: raise
-        raise OSError(e.errno, f'{e.strerror} while {name} was written; what was there before is untouched', str(folder)) from e
+        text = f'{e.strerror} while {name} was written; what was there before is untouched'
+        raise OSError(e.errno, text, str(folder)) from e
     finally: _remove(temp)
 
 def _publish(temp, path):
@@ -174,7 +178,8 @@ def _lock(file, folder, timeout):
     while True:
         try: return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError: pass
-        if time.monotonic() > end: raise ValueError(f'{folder} has been written by another process for more than {timeout:,} seconds.')
+        if time.monotonic() > end:
+            raise ValueError(f'{folder} has been written by another process for more than {timeout:,} seconds.')
         time.sleep(.02)
 
 def remove_orphans(
@@ -208,7 +213,8 @@ def label_array(
     "Return a label of all rows as an array that a plain file can hold"
     a = np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values)
     if a.dtype == object and all(isinstance(o, str) for o in a.ravel()): a = a.astype(str)
-    if a.dtype.kind not in 'fiubUSMmc': raise TypeError(f'Label {name!r} holds {a.dtype}; only numbers, dates and text can be written.')
+    if a.dtype.kind not in 'fiubUSMmc':
+        raise TypeError(f'Label {name!r} holds {a.dtype}; only numbers, dates and text can be written.')
     found = len(a) if a.ndim else 1
     if not a.ndim or found != n: raise ValueError(f'Label {name!r} has {found:,} values for {n:,} rows.')
     return a
@@ -237,7 +243,9 @@ def check_signature(
         manifest = json.loads(data, parse_constant=_refuse_constant)
         stated = json.loads(head + b'"}')['sha256']
     except (ValueError, KeyError, TypeError, RecursionError) as e: raise ValueError(f'{name} is damaged: {e}') from None
-    if stated != hashlib.sha256(b'{' + body).hexdigest(): raise ValueError(f'{name} is damaged: its hash is not the one it states.')
+    if stated != hashlib.sha256(b'{' + body).hexdigest():
+        raise ValueError(f'{name} is damaged: its hash is not the one it states.')
     if manifest.get('format') not in (FORMAT, WITH_GAPS):
-        raise ValueError(f'{name} is of format {manifest.get("format")!r}; this version of tsmeta reads {FORMAT!r} and {WITH_GAPS!r}.')
+        raise ValueError(f'{name} is of format {manifest.get("format")!r}; this version of tsmeta reads {FORMAT!r} '
+                         f'and {WITH_GAPS!r}.')
     return manifest

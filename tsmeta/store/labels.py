@@ -28,7 +28,8 @@ def _number_type(text, path):
     try: dtype = np.dtype(text)
     except TypeError: raise ValueError(f'{path}: {text!r} is not a type of numbers or text.') from None
     if dtype.kind not in 'fiubcUSMm' or not dtype.itemsize:
-        raise ValueError(f'{path}: labels of type {text!r} are not read; only numbers, dates and text of a stated width are.')
+        raise ValueError(f'{path}: labels of type {text!r} are not read; only numbers, dates and text of a stated '
+                         'width are.')
     return dtype
 
 def _raw_header(path, raw):
@@ -36,7 +37,9 @@ def _raw_header(path, raw):
     shape = tuple(int(n) for n in raw['shape'].split('x'))
     dtype = _number_type(raw['dtype'], path)
     want, size = math.prod(shape)*dtype.itemsize, os.path.getsize(path)
-    if size != want: raise ValueError(f'{path} has {size:,} bytes, its name promises {want:,}: truncated, or written by something else?')
+    if size != want:
+        raise ValueError(f'{path} has {size:,} bytes, its name promises {want:,}: truncated, or written by '
+                         'something else?')
     return shape, dtype
 
 def open_label(
@@ -108,21 +111,24 @@ class Labels(dict):
             here = out
             for f in folders:
                 if isinstance(here, cls): here = here.setdefault(f, cls())
-            if not isinstance(here, cls) or last in dict.keys(here): raise ValueError(f'The label {path!r} has the name of another one or of a group.')
+            if not isinstance(here, cls) or last in dict.keys(here):
+                raise ValueError(f'The label {path!r} has the name of another one or of a group.')
             here[last] = a
         return out
 
 def _label_files(root):
-    "Yield group (empty, or with `/` at its end) and path of all label files of a folder, below its `labels` if there is one"
+    "Yield group (empty, or with `/` at its end) and path of all label files of a folder, or of its `labels`"
     root, base = str(root), os.path.join(root, 'labels')
     if not os.path.isdir(base):
-        yield from (('', os.path.join(root, f)) for f in sorted(os.listdir(root)) if _RAW.fullmatch(f) and not f.startswith('.'))
+        for f in sorted(os.listdir(root)):
+            if _RAW.fullmatch(f) and not f.startswith('.'): yield '', os.path.join(root, f)
         return
     for here, dirs, files in os.walk(base):
         dirs[:] = sorted(d for d in dirs if not d.startswith('.'))
         below = os.path.relpath(here, base).replace(os.sep, '/')
         group = '' if below == '.' else f'{below}/'
-        yield from ((group, os.path.join(here, f)) for f in sorted(files) if f.endswith('.npy') and not f.startswith('.'))
+        for f in sorted(files):
+            if f.endswith('.npy') and not f.startswith('.'): yield group, os.path.join(here, f)
 
 def _inside(root, path):
     real, base = os.path.realpath(path), os.path.realpath(root)
@@ -146,7 +152,9 @@ def find_labels(
     lens = pd.Series({k: len(a) for k, a in flat.items()})
     usual = lens.mode()[0]
     odd = lens[lens != usual]
-    if odd.size: raise ValueError(f'All labels of {root} need one value per row: {odd.index[0]!r} has {odd.iloc[0]:,}, others {usual:,}.')
+    if odd.size:
+        raise ValueError(f'All labels of {root} need one value per row: {odd.index[0]!r} has {odd.iloc[0]:,}, '
+                         f'others {usual:,}.')
     return flat, loaders
 
 def read_labels(
@@ -161,7 +169,7 @@ _LOADERS = {}
 
 def register_loader(
     name:str, # Name of the loader in folders
-    make, # `make(values, root, **kwargs)`: called when a folder is opened, returns a function from one value to what is loaded
+    make, # `make(values, root, **kwargs)`: returns a function from one value to what is loaded
 ):
     "Add a loader that folders can name"
     _LOADERS[name] = make
@@ -170,15 +178,19 @@ def _named(name, known, allow, what):
     "Return the loader or base that a folder names"
     if not isinstance(name, str): raise ValueError(f'A {what} is named by text, got {name!r}.')
     if name in known: return known[name]
-    if '.' not in name: raise ValueError(f'Unknown {what} {name!r}; there are {", ".join(known)}. register_{what}({name!r}, …) adds one.')
+    if '.' not in name:
+        raise ValueError(f'Unknown {what} {name!r}; there are {", ".join(known)}. register_{what}({name!r}, …) adds '
+                         'one.')
     module, _, attr = name.rpartition('.')
     if not any(name.startswith(p) for p in allow):
-        raise ValueError(f'The {what} {name!r} would import code that the folder chose. Register it, or allow its prefix: allow=[{module + "."!r}].')
+        raise ValueError(f'The {what} {name!r} would import code that the folder chose. Register it, or allow its '
+                         f'prefix: allow=[{module + "."!r}].')
     return getattr(importlib.import_module(module), attr)
 
 def category_loader(values, root, categories=None):
     "Return a function from the number of a category to its name; an array of numbers becomes nested lists"
-    if not isinstance(categories, (list, tuple)) or not categories: raise ValueError('a category needs its names: loader_kwargs: {label: {categories: […]}}.')
+    if not isinstance(categories, (list, tuple)) or not categories:
+        raise ValueError('a category needs its names: loader_kwargs: {label: {categories: […]}}.')
     a = np.asarray(values)
     if a.dtype.kind not in 'iu': raise ValueError(f'categories are numbered by integers, got {a.dtype}.')
     if a.size and (a.min() < 0 or a.max() >= len(categories)):
@@ -200,7 +212,8 @@ def image_loader(values, root, support='0->255'):
     scale = {'0->255': lambda a: a, '0->1': lambda a: np.float32(a/255), '-1->1': lambda a: np.float32(a/127.5 - 1)}
     if support not in scale: raise ValueError(f'support is one of {", ".join(scale)}, got {support!r}.')
     def load(path):
-        with importlib.import_module('PIL.Image').open(_at(root, path)) as picture: return scale[support](np.array(picture))
+        with importlib.import_module('PIL.Image').open(_at(root, path)) as picture: a = np.array(picture)
+        return scale[support](a)
     return load
 
 register_loader('category', category_loader)
@@ -228,12 +241,15 @@ class LabelDataset:
         self.labels, self.loaders = Labels.nested(flat), {**loaders, **_section(self.meta, 'loaders', yaml)}
         kwargs = _section(self.meta, 'loader_kwargs', yaml)
         absent = [k for k in self.loaders if k not in flat]
-        if absent: raise ValueError(f'{self.root}: there is a loader for the label {absent[0]!r}, but no such label; there are {", ".join(flat)}.')
+        if absent:
+            raise ValueError(f'{self.root}: there is a loader for the label {absent[0]!r}, but no such label; there '
+                             f'are {", ".join(flat)}.')
         self._load = {}
         for k, name in self.loaders.items():
             make = _named(name, _LOADERS, allow, 'loader')
             try: self._load[k] = make(flat[k], self.root, **(kwargs.get(k) or {}))
-            except (TypeError, ValueError) as e: raise ValueError(f'{self.root}: label {k!r}, loader {name!r}: {e}') from e
+            except (TypeError, ValueError) as e:
+                raise ValueError(f'{self.root}: label {k!r}, loader {name!r}: {e}') from e
 
     def __len__(self): return len(next(iter(self.labels.flat().values())))
     def __getitem__(self, i):
@@ -247,13 +263,17 @@ class LabelDataset:
     def table(self):
         "Return one line per label: dtype, shape, loader"
         flat = self.labels.flat()
-        lines = [dict(label=k, dtype=str(a.dtype), shape=str(a.shape), loader=self.loaders.get(k, '')) for k, a in flat.items()]
-        return pd.DataFrame(lines).set_index('label')
-    def __repr__(self): return f'{type(self).__name__}: {len(self):,} rows\n{str(self.meta.get("description", "")).strip()}\n{self.table()}'
+        columns = dict(dtype=[str(a.dtype) for a in flat.values()], shape=[str(a.shape) for a in flat.values()])
+        columns['loader'] = [self.loaders.get(k, '') for k in flat]
+        return pd.DataFrame(columns, index=pd.Index(flat, name='label'))
+    def __repr__(self):
+        description = str(self.meta.get('description', '')).strip()
+        return f'{type(self).__name__}: {len(self):,} rows\n{description}\n{self.table()}'
 
 def _section(meta, key, path):
     out = meta.get(key) or {}
-    if not isinstance(out, dict): raise ValueError(f'{path}: {key} must map labels to values, got a {type(out).__name__}.')
+    if not isinstance(out, dict):
+        raise ValueError(f'{path}: {key} must map labels to values, got a {type(out).__name__}.')
     return out
 
 # %% ../../nbs/store/labels.ipynb #59c7a721
@@ -287,7 +307,9 @@ def check_view(
     bad = np.argwhere((a < 0) | (a >= size))
     if len(bad):
         at = tuple(bad[0].tolist())
-        raise ValueError(f'View {name!r}, position {at if len(at) > 1 else at[0]}: there is no row {a[at]}; the base has rows 0 … {size-1:,}.')
+        row, position = a[at], at if len(at) > 1 else at[0]
+        raise ValueError(f'View {name!r}, position {position}: there is no row {row}; the base has rows 0 … '
+                         f'{size-1:,}.')
     return np.ascontiguousarray(a, np.int64)
 
 def check_views(
@@ -298,7 +320,8 @@ def check_views(
     flat = {k: check_view(v, size, k) for k, v in flat_views(views).items()}
     first, n = next((k, len(a)) for k, a in flat.items())
     for k, a in flat.items():
-        if len(a) != n: raise ValueError(f'Views need one entry per example each: {first!r} has {n:,}, {k!r} has {len(a):,}.')
+        if len(a) != n:
+            raise ValueError(f'Views need one entry per example each: {first!r} has {n:,}, {k!r} has {len(a):,}.')
     return flat
 
 # %% ../../nbs/store/labels.ipynb #3441d378
@@ -306,14 +329,17 @@ def sequence_index(
     ids, # Number of each row within its recording: 0, 1, 2, …, 0, 1, …
     length:int, # Rows in a window
     step:int=1, # Rows from the start of one window to the start of the next, counted from the start of each recording
-    strategy:str='raise', # With recordings too short for a window: 'raise', 'remove', or 'reset' (repeat their last row)
+    strategy:str='raise', # Of recordings too short for a window: 'raise', 'remove', or 'reset' (repeat their last row)
     base_step:int=1, # Rows from one row of a window to its next
 ): # int64 `(windows, length)`
     "Return the rows of all windows that do not leave their recording"
     ids = np.asarray(ids)
-    if ids.ndim != 1 or ids.dtype.kind not in 'iu': raise TypeError(f'ids must be integers along one axis, got {ids.dtype} {ids.shape}.')
-    if min(length, step, base_step) < 1: raise ValueError(f'length, step and base_step must be at least 1, got {length}, {step}, {base_step}.')
-    if strategy not in ('raise', 'remove', 'reset'): raise ValueError(f"strategy must be 'raise', 'remove' or 'reset', got {strategy!r}.")
+    if ids.ndim != 1 or ids.dtype.kind not in 'iu':
+        raise TypeError(f'ids must be integers along one axis, got {ids.dtype} {ids.shape}.')
+    if min(length, step, base_step) < 1:
+        raise ValueError(f'length, step and base_step must be at least 1, got {length}, {step}, {base_step}.')
+    if strategy not in ('raise', 'remove', 'reset'):
+        raise ValueError(f"strategy must be 'raise', 'remove' or 'reset', got {strategy!r}.")
     starts = np.flatnonzero(ids == 0)
     lens = np.diff(np.append(starts, len(ids)))
     if len(ids) and ids[0] != 0: _refuse_ids(ids, 0)
@@ -322,9 +348,10 @@ def sequence_index(
     span = (length-1)*base_step + 1
     short = lens < span
     if strategy == 'raise' and short.any():
-        r = int(np.flatnonzero(short)[0])
-        raise ValueError(f'Recording {r} (from position {starts[r]}) has {lens[r]} rows, a window spans {span}. {int(short.sum()):,} of {len(lens):,} recordings are '
-                         "too short: strategy='remove' leaves them out, 'reset' repeats their last row.")
+        r, n_short = int(np.flatnonzero(short)[0]), int(short.sum())
+        raise ValueError(f'Recording {r} (from position {starts[r]}) has {lens[r]} rows, a window spans {span}. '
+                         f'{n_short:,} of {len(lens):,} recordings are too short: '
+                         "strategy='remove' leaves them out, 'reset' repeats their last row.")
     n = np.where(short, int(strategy == 'reset'), (lens - span)//step + 1)
     recording = np.repeat(np.arange(len(lens)), n)
     number = np.arange(len(recording)) - np.repeat(np.cumsum(n) - n, n)
@@ -332,11 +359,12 @@ def sequence_index(
     rows = np.minimum(rows, lens[recording][:, None] - 1)
     return (starts[recording][:, None] + rows).astype(np.int64)
 
-def _refuse_ids(ids, at): raise ValueError(f'ids must count 0, 1, 2, … in each recording; at position {at} there is {ids[at]}.')
+def _refuse_ids(ids, at):
+    raise ValueError(f'ids must count 0, 1, 2, … in each recording; at position {at} there is {ids[at]}.')
 
 # %% ../../nbs/store/labels.ipynb #d75678ca
 class ViewLabels(Labels):
-    "Labels of a base through index arrays, looked up when asked for; further labels of the examples themselves beside them"
+    "Labels of a base through index arrays, looked up when asked for; and labels of the examples themselves"
     @classmethod
     def through(cls, flat, base, own=None):
         "Return one group of labels per view"
@@ -371,7 +399,7 @@ def export_labels(
     rebuild:bool=False, # Make it anew even if it is there
     progress=None, # Wraps what is counted, as `fastprogress.progress_bar` or `tqdm` do
 )->dict: # path → mapped label
-    "Look up all labels once and keep them on disk: beside the view, or in the user's cache where that cannot be written"
+    "Look up all labels once and keep them on disk: beside the view, or in the user's cache if that is read-only"
     home = os.path.join(root, '.view-labels')
     if not os.access(home if os.path.exists(home) else root, os.W_OK):
         home = os.path.join(cache_folder(), 'views', hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:20])
@@ -419,7 +447,8 @@ def folder_views(
     flat, used = own.labels.flat(), []
     def leaf(name):
         if not isinstance(name, str) or name not in flat:
-            raise ValueError(f'{own.root}/meta.yaml: the view {name!r} is no label of this folder; there are {", ".join(flat)}.')
+            raise ValueError(f'{own.root}/meta.yaml: the view {name!r} is no label of this folder; there are '
+                             f'{", ".join(flat)}.')
         used.append(name)
         return flat[name]
     views = nested_map(leaf, own.meta.get('views', 'view'))

@@ -95,11 +95,12 @@ _SCHEMA = {
 }
 _POLICIES = {k: (_is_dict, 'a mapping') for k in ('ragged', 'vars', 'missing')}
 _POLICIES |= {k: (_is_bool, 'true or false') for k in ('each', 'per_variable', 'named')}
-_POLICIES |= {k: (_is_selection, 'null, a name, a number, a list of these or a slice') for k in ('sel_vars', 'sel_steps')}
+_POLICIES |= {k: (_is_selection, 'null, a name, a number, a list or a slice') for k in ('sel_vars', 'sel_steps')}
 _POLICIES |= {k: (is_list(is_text), 'a list of names') for k in ('data_vars', 'raw', 'partial')}
 _POLICIES['resample'] = (_optional(is_number), 'a rate or null')
 _OPTIONS = {
-    'how': (lambda v: is_text(v) or is_number(v), 'a name or a number'), 'mask': (_is_bool, 'true or false'), 'value?': (_is_filling, 'a number'),
+    'how': (lambda v: is_text(v) or is_number(v), 'a name or a number'),
+    'mask': (_is_bool, 'true or false'), 'value?': (_is_filling, 'a number'),
     'fill?': (_is_filling, 'a number'), 'len?': (_optional(is_whole(1, _LONGEST)), 'a number of steps or null'),
 }
 _COLUMNS = 'part', 'start', 'rows', 'stride', 'time'
@@ -107,7 +108,8 @@ _DATASETS = {'names': (is_list(is_text), 'a list of names')}
 _DATASETS |= {k: (is_column, f'a list of whole numbers from 0 to {MOST:,}') for k in _COLUMNS}
 _SPLIT = {
     'key': (_is_hex(16), '16 hex digits'), 'version': (_is_version, 'two numbers such as 1.0'),
-    'spec?': (is_text, 'text such as train[:75%]'), 'ranges?': (is_text, 'a file'), 'per?': (_optional(is_text), 'text or null'),
+    'spec?': (is_text, 'text such as train[:75%]'), 'ranges?': (is_text, 'a file'),
+    'per?': (_optional(is_text), 'text or null'),
 }
 _CLOCKS = {
     'kind': (_is_one('numbers', 'dates', 'dates with a zone'), "'numbers', 'dates' or 'dates with a zone'"),
@@ -121,7 +123,7 @@ def check_manifest(
     m:dict, # From `check_signature`
     name, # Name of the manifest in errors
 ):
-    "Raise a `ValueError` that names manifest and field unless every field is of its type, within its range, and fits the others"
+    "Raise a `ValueError` that names the field unless every field is of its type, in its range, and fits the others"
     check_fields(m, _WHOLE, name)
     for file, facts in m['files'].items():
         fault = name_fault(file)
@@ -137,20 +139,25 @@ def check_manifest(
 def _check_schema(s, name):
     check_fields(s, _SCHEMA, name, 'schema')
     kind, vocab, names = s['kind'], s['vocab'], s['var_names']
-    if (vocab is not None) != (kind in ('class', 'multi')): refuse(name, 'schema.vocab', f'there only where targets are labels, and kind is {kind!r}', vocab)
-    if vocab is not None and len({(type(v), v) for v in vocab}) != len(vocab): refuse(name, 'schema.vocab', 'labels, each once', vocab)
-    if names is not None and (len(names) != s['vars'] or len(set(names)) != len(names)): refuse(name, 'schema.var_names', f'{s["vars"]} names, each once', names)
+    if (vocab is not None) != (kind in ('class', 'multi')):
+        refuse(name, 'schema.vocab', f'there only where targets are labels, and kind is {kind!r}', vocab)
+    if vocab is not None and len({(type(v), v) for v in vocab}) != len(vocab):
+        refuse(name, 'schema.vocab', 'labels, each once', vocab)
+    if names is not None and (len(names) != s['vars'] or len(set(names)) != len(names)):
+        refuse(name, 'schema.var_names', f'{s["vars"]} names, each once', names)
     if s['horizon'] and kind != 'float': refuse(name, 'schema.kind', "'float' with a horizon", kind)
-    if s['horizon'] and s['y_shape'] != [s['vars'], s['horizon']]: refuse(name, 'schema.y_shape', 'variables and horizon', s['y_shape'])
-    if kind == 'multi' and s['y_shape'] != [len(vocab)]: refuse(name, 'schema.y_shape', 'the number of labels', s['y_shape'])
+    if s['horizon'] and s['y_shape'] != [s['vars'], s['horizon']]:
+        refuse(name, 'schema.y_shape', 'variables and horizon', s['y_shape'])
+    if kind == 'multi' and s['y_shape'] != [len(vocab)]:
+        refuse(name, 'schema.y_shape', 'the number of labels', s['y_shape'])
     if 'policies' in s: _check_policies(s, name)
 
 def _check_policies(s, name):
     p, field = s['policies'], 'schema.policies'
     check_fields(p, _POLICIES, name, field)
+    for k in ('ragged', 'vars'): check_fields(p[k], _OPTIONS, name, f'{field}.{k}')
     missing = p['missing'] if p['each'] else {'*': p['missing']}
-    for key, options in dict(ragged=p['ragged'], vars=p['vars'], **{f'missing[{k!r}]': v for k, v in missing.items()}).items():
-        check_fields(options, _OPTIONS, name, f'{field}.{key}')
+    for k, options in missing.items(): check_fields(options, _OPTIONS, name, f'{field}.missing[{k!r}]')
     try: n_masks = policies_from_json(p).n_masks
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as e:
         raise ValueError(f'{name}: {field}: {e}') from None
@@ -162,22 +169,26 @@ def _check_datasets(t, name):
     if not names: refuse(name, 'datasets.names', 'at least one name', names)
     if len(set(names)) != len(names): raise ValueError(f'{name}: datasets.names must be names, each once.')
     for k in _COLUMNS:
-        if len(t[k]) != len(names): raise ValueError(f'{name}: datasets.{k} has {len(t[k]):,} values for {len(names):,} datasets.')
+        if len(t[k]) != len(names):
+            raise ValueError(f'{name}: datasets.{k} has {len(t[k]):,} values for {len(names):,} datasets.')
 
 def _check_labels(m, name):
     has_y = m['schema']['kind'] is not None and not m['schema']['horizon']
-    if has_y != ('y' in m['labels']): refuse(name, 'labels', "a mapping with 'y' if the schema has targets, without it if not", list(m['labels']))
+    if has_y != ('y' in m['labels']):
+        refuse(name, 'labels', "a mapping with 'y' if the schema has targets, without it if not", list(m['labels']))
     for label, file in m['labels'].items():
         if label_fault(label): raise ValueError(f'{name}: labels: {label!r:.100} {label_fault(label)}.')
         if not is_text(file): refuse(name, f'labels[{label!r}]', 'a file', file)
         groups = [label[:k] for k, c in enumerate(label) if c == '/']
-        if any(g in m['labels'] for g in groups): raise ValueError(f'{name}: labels: {label!r} has the name of another label as a group.')
+        if any(g in m['labels'] for g in groups):
+            raise ValueError(f'{name}: labels: {label!r} has the name of another label as a group.')
 
 def label_fault(name):
     "Return what is wrong with the name of a label, `None` if nothing is"
-    parts = name.split('/')
-    bad = any(p in ('', '.', '..') or p != p.strip() or set(p) & set('\\:\0~') or not p.isprintable() for p in parts)
-    return 'cannot name a label: use letters, digits and /' if bad else None
+    for p in name.split('/'):
+        plain = p.isprintable() and p == p.strip() and not set(p) & set('\\:~')
+        if not plain or p in ('', '.', '..'): return 'cannot name a label: use letters, digits and /'
+    return None
 
 def _check_splits(splits, name):
     for split, how in splits.items():
@@ -188,11 +199,13 @@ def _check_splits(splits, name):
 def _check_clocks(c, n, name):
     check_fields(c, _CLOCKS, name, 'clocks')
     for k in ('start', 'rate'):
-        if len(c[k]) != n: raise ValueError(f'{name}: clocks.{k} does not fit the datasets: {len(c[k]):,} values for {n:,} datasets.')
+        if len(c[k]) != n:
+            raise ValueError(f'{name}: clocks.{k} does not fit the datasets: {len(c[k]):,} values for {n:,} datasets.')
     each = isinstance(c['max_gap'], list)
     if each and len(c['max_gap']) != n: refuse(name, 'clocks.max_gap', f'{n:,} values', c['max_gap'])
     dates = c['kind'] != 'numbers'
-    if dates and not is_list(is_whole(-_INT64, _INT64))(c['start']): refuse(name, 'clocks.start', 'nanoseconds, as 64-bit integers', c['start'])
+    if dates and not is_list(is_whole(-_INT64, _INT64))(c['start']):
+        refuse(name, 'clocks.start', 'nanoseconds, as 64-bit integers', c['start'])
     clock = Clock(start=np.datetime64(0, 'ns') if dates else 0., rate=1.)
     for gap in set(c['max_gap'] if each else [c['max_gap']]) - {None}:
         try: clock.gap(gap)
@@ -207,5 +220,6 @@ def _check_files(m, name):
     used += [(f'clocks.{k}', clocks[k], '.npy') for k in ('times', 'stretches') if clocks.get(k) is not None]
     if m['info'] is not None: used.append(('info', m['info'], '.json'))
     for field, file, ending in used:
-        if file not in m['files']: raise ValueError(f'{name}: {field} is the file {file!r:.100}, which is not listed in files.')
+        if file not in m['files']:
+            raise ValueError(f'{name}: {field} is the file {file!r:.100}, which is not listed in files.')
         if not file.endswith(ending): refuse(name, field, f'a {ending} file', file)

@@ -21,7 +21,7 @@ from ..sources.recordings import Clock, clocked, one_kind
 from ..splits.index import runs
 from ..splits.splits import as_splits
 from .disk import as_bytes, FORMAT, label_array, locked, MANIFEST, npy_head, read_yaml
-from .disk import remove_orphans, sign, TEMP, WITH_GAPS, write_file
+from .disk import remove_orphans, sha256_of, sign, TEMP, WITH_GAPS, write_file
 from .manifest import label_fault
 from .store import Store
 
@@ -32,7 +32,7 @@ _COLUMNS = 'part', 'start', 'rows', 'stride', 'time'
 def plan_parts(
     sources, # What to pack
     part_rows:int=None, # Close a part that has so many rows; at 64 MB if `None`
-): # list of parts (`dtype`, `windowed`, `members`, `size`), and where each dataset lies: arrays `part`, `start`, `rows`, `stride`, `time`
+): # list of parts (`dtype`, `windowed`, `members`, `size`, `rows`), and where each dataset lies, as in a manifest
     "Return which dataset goes where"
     parts, growing = [], {}
     table = {k: np.zeros(len(sources), np.int64) for k in _COLUMNS}
@@ -169,10 +169,12 @@ def _plain_gap(gap):
 def _clock_facts(src, steps):
     "Return start, rate and longest gap of a recording; and its times, if these must be listed"
     if src is None: return 0, 0., None, None
-    gap, same = _plain_gap(src.max_gap), even(src.clock, steps) if len(src.begin) == 1 else None
+    gap, same = _plain_gap(src.max_gap), None
+    if len(src.begin) == 1: same = even(src.clock, steps)
     if same is None: return 0, None, gap, src.clock.times
-    start = int(same.start.astype(np.int64)) if same.dates else float(same.start)
-    return start, float(same.rate), gap, None
+    rate = float(same.rate)
+    if same.dates: return int(same.start.astype(np.int64)), rate, gap, None
+    return float(same.start), rate, gap, None
 
 def _old_facts(store):
     "Return start, rate and longest gap of the datasets that are there already; their times are in one piece"
@@ -180,7 +182,17 @@ def _old_facts(store):
     if store.clocks is None: return [(0, 0., None, None)]*len(store.names)
     c = store.clocks
     rates = [None if np.isnan(r) else r for r in c.rate.tolist()]
-    return [(s, r, c.max_gap(d), None) for d, (s, r) in enumerate(zip(c.start.tolist(), rates))]
+    gaps = [c.max_gap(d) for d in range(len(rates))]
+    return [(s, r, g, None) for s, r, g in zip(c.start.tolist(), rates, gaps)]
+
+def _clock_kind(found, names, before):
+    "Return the kind of time that all clocks show, those of a store included; `None` if there are none"
+    kind = one_kind([None if s is None else s.clock for s in found], names)
+    if before is None or before.clocks is None: return kind
+    old = before.clocks.kind
+    if kind not in (None, old):
+        raise ValueError(f"Times in {before.root} are {old}, those of the new recordings {kind}.")
+    return old
 
 def write_clocks(
     root, # Folder of the store
@@ -190,29 +202,33 @@ def write_clocks(
     before=None, # A `Store` to whose datasets these are added
 ): # `clocks` of the manifest, `None` if there are none; the files that were written
     "Write the clocks of recordings"
-    found, old = [clocked(s) for s in sources], None if before is None else before.clocks
-    kind = one_kind([None if s is None else s.clock for s in found], names)
-    if kind is None and old is not None: kind = old.kind
+    found = [clocked(s) for s in sources]
+    kind = _clock_kind(found, names, before)
     if kind is None: return None, []
-    if old is not None and old.kind != kind: raise ValueError(f'Times in {before.root} are {old.kind}, those of the new recordings {kind}.')
     facts = [*_old_facts(before), *(_clock_facts(s, int(n)) for s, n in zip(found, steps))]
     start, rate, gap, times = map(list, zip(*facts))
-    times, cuts = [t for t in times if t is not None], _stretches(found, 0 if before is None else len(before.names))
-    if old is not None:
-        times = [*([] if old.listed() is None else [old.listed()]), *times]
-        cuts = [old.lines, *cuts]
-    files = dict(times=_write_arrays(root, 'clock-times', times), stretches=_write_arrays(root, 'clock-stretches', [c for c in cuts if len(c)]))
-    clocks = dict(kind=kind, max_gap=gap[0] if len(set(gap)) == 1 else gap, start=start, rate=rate)
+    cuts = _stretches(found, len(facts) - len(found))
+    if before is not None and before.clocks is not None:
+        times.insert(0, before.clocks.listed())
+        cuts.insert(0, before.clocks.lines)
+    if len(set(gap)) == 1: gap = gap[0]
+    files = dict(times=_write_arrays(root, 'clock-times', times))
+    files['stretches'] = _write_arrays(root, 'clock-stretches', cuts)
+    clocks = dict(kind=kind, max_gap=gap, start=start, rate=rate)
     clocks |= {k: f and f['file'] for k, f in files.items()}
     return clocks, [f for f in files.values() if f]
 
 def _stretches(found, skip):
     "Return dataset, begin and end of all stretches of each recording with gaps; datasets are counted from `skip`"
-    gapped = [(skip + d, s) for d, s in enumerate(found) if s is not None and len(s.begin) > 1]
-    return [np.column_stack([np.full(len(s.begin), d), s.begin, s.end]) for d, s in gapped]
+    out = []
+    for d, s in enumerate(found, skip):
+        gapped = s is not None and len(s.begin) > 1
+        if gapped: out.append(np.column_stack([np.full(len(s.begin), d), s.begin, s.end]))
+    return out
 
 def _write_arrays(root, stem, arrays):
-    "Write arrays one after the other as one file, dates as nanoseconds; return `None` if there are none"
+    "Write arrays one after the other as one file, dates as nanoseconds; return `None` if there is nothing to write"
+    arrays = [a for a in arrays if a is not None and len(a)]
     if not arrays: return None
     arrays = [a.astype('M8[ns]').view(np.int64) if a.dtype.kind == 'M' else a for a in arrays]
     dtype = np.result_type(*{np.dtype(np.int64 if a.dtype.kind == 'i' else float) for a in arrays})
@@ -234,8 +250,10 @@ def _write_targets(root, meta, before=None):
     dtype = np.result_type(*{a.dtype for a in arrays})
     return write_label(root, 'y', lambda: _stacked(arrays, dtype))
 
-def _write_info(root, info):
+def _write_info(root, info, before=None):
+    "Write what is known about each dataset, after what a store knows of its own; return `None` if nothing is"
     if info is None: return None
+    if before is not None: info = pd.concat([before.info, info], ignore_index=True)
     cols = {}
     for c in info.columns:
         values = json.loads(info[c].to_json(orient='values', date_format='iso'))
@@ -245,12 +263,14 @@ def _write_info(root, info):
 def _plain(o):
     "Return a label as JSON can hold it"
     if isinstance(o, np.generic): o = o.item()
-    if not isinstance(o, (str, int, float, bool)): raise TypeError(f'A vocabulary of {type(o).__name__} cannot be written; use text or numbers.')
+    if not isinstance(o, (str, int, float, bool)):
+        raise TypeError(f'A vocabulary of {type(o).__name__} cannot be written; use text or numbers.')
     return o
 
 def _schema(s):
     vocab = None if s.vocab is None else [_plain(v) for v in s.vocab]
-    out = dict(vars=s.vars, len=s.len, kind=s.kind, y_shape=list(s.y_shape), vocab=vocab, horizon=s.horizon, labels=s.labels, var_names=s.var_names)
+    out = dict(vars=s.vars, len=s.len, kind=s.kind, y_shape=list(s.y_shape), vocab=vocab)
+    out |= dict(horizon=s.horizon, labels=s.labels, var_names=s.var_names)
     if s.policies: out['policies'] = policies_to_json(s.policies)
     return out
 
@@ -262,7 +282,8 @@ def _listed(values, what): return values if len(values) <= 200 else f'{len(value
 def _meta_text(m, about):
     "Return the text of `meta.yaml`: what the user says about the data, then what follows from the manifest"
     s, t = m['schema'], m['datasets']
-    facts = dict(version=m['version'], datasets=len(t['names']), rows=sum(t['rows']), shape=[s['vars'], s['len']], names=_listed(t['names'], 'names'))
+    facts = dict(version=m['version'], datasets=len(t['names']), rows=sum(t['rows']))
+    facts |= dict(shape=[s['vars'], s['len']], names=_listed(t['names'], 'names'))
     facts['vocab'] = None if s['vocab'] is None else _listed(s['vocab'], 'labels')
     facts['labels'] = list(m['labels'])
     facts['splits'] = {k: h.get('spec', 'rows by number') for k, h in m['splits'].items()}
@@ -274,7 +295,8 @@ def _commit(root, m, about):
     "Make the files of a manifest the store; return it"
     old = Path(root)/'meta.yaml'
     meta = _meta_text(m, {k: v for k, v in about.items() if k not in _FACTS})
-    data = sign({**m, 'meta': meta, 'before': hashlib.sha256(old.read_bytes()).hexdigest() if old.is_file() else None})
+    before = sha256_of(old) if old.is_file() else None
+    data = sign({**m, 'meta': meta, 'before': before})
     Store(root, data)
     write_file(root, MANIFEST, [data])
     write_file(root, 'meta.yaml', [meta.encode()])
@@ -303,7 +325,7 @@ def _write_splits(root, splits, meta, key, version):
         if isinstance(given.get(name), str): facts = dict(spec=given[name], **facts)
         else:
             f = write_label(root, f'splits/{name}', np.column_stack(runs(view)).astype(np.int64))
-            files[f['file']] = dict(bytes=f['bytes'], sha256=f['sha256'])
+            files[f['file']] = _size_and_hash(f)
             facts = dict(ranges=f['file'], **facts)
         out[str(name)] = facts
     return out, files
@@ -314,49 +336,60 @@ def _check_whole(meta):
     if len(ids) != len(meta.index) or (ids != np.arange(len(ids))).any():
         raise ValueError('This is a part of a metadataset. Pack the whole, with splits=….')
 
+def _write_labels(root, meta, labels, before):
+    "Write the targets, after those of a store, and further labels; return what was written by the name of the label"
+    old_y = None
+    if before is not None and 'y' in before.manifest['labels']: old_y = before.label('y')
+    y = _write_targets(root, meta, old_y)
+    out = {} if y is None else dict(y=y)
+    for name, values in (labels or {}).items():
+        out[name] = write_label(root, name, label_array(values, len(meta.index), name))
+    return out
+
 def _write_data(root, meta, labels=None, part_rows=None, executor=None, progress=None, before=None):
-    "Write parts, labels, info and clocks of a metadataset, after those of a store; return the manifest that would make them one"
+    "Write a metadataset, after the datasets of a store; return the manifest that would make its files a store"
     _check_whole(meta)
     parts, table = plan_parts(meta.datasets, part_rows)
     first = 0 if before is None else len(before.files)
     done = write_parts(root, parts, meta.datasets, first, executor, progress)
-    m = dict(format=FORMAT, schema=_schema(meta.schema), parts=[f['file'] for f in done], labels={}, info=None, splits={},
-             datasets=dict(names=[str(o) for o in meta.names], **{k: v.tolist() for k, v in table.items()}))
-    old_y = None if before is None or 'y' not in before.manifest['labels'] else before.label('y')
-    written = {'y': _write_targets(root, meta, old_y)}
-    for name, values in (labels or {}).items(): written[name] = write_label(root, name, label_array(values, len(meta.index), name))
-    written = {k: f for k, f in written.items() if f is not None}
-    m['labels'] = {k: f['file'] for k, f in written.items()}
-    info = meta.info
-    if before is not None and before.info is not None: info = pd.concat([before.info, info], ignore_index=True)
-    about = _write_info(root, info)
-    if about is not None: m['info'] = about['file']
-    clocks, files = write_clocks(root, meta.datasets, meta.names, table['time'], before)
-    if clocks is not None: m |= dict(clocks=clocks, format=WITH_GAPS if clocks['stretches'] else FORMAT)
-    done = [*done, *written.values(), *([] if about is None else [about]), *files]
-    m['files'] = {f['file']: dict(bytes=f['bytes'], sha256=f['sha256']) for f in done}
+    m = dict(format=FORMAT, schema=_schema(meta.schema), parts=[f['file'] for f in done])
+    labelled = _write_labels(root, meta, labels, before)
+    m['labels'] = {k: f['file'] for k, f in labelled.items()}
+    info = _write_info(root, meta.info, before)
+    m |= dict(info=info and info['file'], splits={})
+    m['datasets'] = dict(names=[str(o) for o in meta.names], **{k: v.tolist() for k, v in table.items()})
+    clocks, times = write_clocks(root, meta.datasets, meta.names, table['time'], before)
+    if clocks is not None: m['clocks'] = clocks
+    if clocks is not None and clocks['stretches']: m['format'] = WITH_GAPS
+    done = [*done, *labelled.values(), info, *times]
+    m['files'] = {f['file']: _size_and_hash(f) for f in done if f is not None}
     return m
+
+def _size_and_hash(f): return dict(bytes=f['bytes'], sha256=f['sha256'])
 
 _OURS = 'data', 'labels', '.lock', MANIFEST, 'meta.yaml'
 
 def _old_store(root, overwrite):
-    "Return the store that is there already, or `None`; raise a `ValueError` if it is not to be replaced, or if the folder holds other things"
+    "Return the store that is to be replaced, or `None`; raise a `ValueError` if the folder holds anything else"
     others = [f for f in os.listdir(root) if f not in _OURS and not f.startswith((TEMP, 'info-'))]
     if others: raise ValueError(f'{root} holds other things, such as {others[0]!r}. Pack into a folder of its own.')
     if not os.path.exists(os.path.join(root, MANIFEST)): return None
-    if not overwrite: raise ValueError(f'{root} holds a store already. overwrite=True replaces it; open_store(root).append(…) adds datasets.')
+    if not overwrite:
+        raise ValueError(f'{root} holds a store already. overwrite=True replaces it; open_store(root).append(…) '
+                         'adds datasets.')
     try: return Store(root)
     except ValueError: return None
 
 def _next_version(store):
     "Return the version of other data than that of a store, which may be `None`"
-    major = 0 if store is None else int(store.version.partition('.')[0])
-    return f'{major + 1}.0'
+    if store is None: return '1.0'
+    major, _ = store.version.split('.')
+    return f'{int(major) + 1}.0'
 
 def pack(
     meta, # A metadataset, whole
     root, # Folder of the store to be
-    splits=None, # Rows of each split in any form, specs such as 'train[:75%]', or a split metadataset; stored beside the data
+    splits=None, # Rows of each split in any form, specs such as 'train[:75%]', or a split metadataset
     labels:dict=None, # More labels: name → one value per row `(rows, …)`; 'a/b' goes into a sub-folder
     part_rows:int=None, # Close a part once it has so many rows; at 64 MB if `None`
     executor=None, # Any `concurrent.futures` executor to write parts on; they are written here if `None`
@@ -391,18 +424,22 @@ def _check_same(store, meta):
     if wrong: raise ValueError(f'New datasets must look like those of {store.root}: {"; ".join(wrong)}.')
     again = set(store.names) & {str(o) for o in meta.names}
     if again: raise ValueError(f'{store.root} has a dataset called {sorted(again)[0]!r} already.')
-    if (store.info is None) != (meta.info is None): raise ValueError('Info about datasets must be given for all of them or none.')
+    if (store.info is None) != (meta.info is None):
+        raise ValueError('Info about datasets must be given for all of them or none.')
     more = sorted(set(store.manifest['labels']) - {'y'})
     if more: raise ValueError(f'{store.root} has the label {more[0]!r}, which the new rows lack.')
 
 def _joined(old, m):
     "Return the manifest of a store with the datasets of another manifest after its own"
     before, shift = old.manifest, len(old.files)
-    new = dict(m['datasets'], part=[k + shift for k in m['datasets']['part']])
-    keep = {*before['parts'], *(h['ranges'] for h in before['splits'].values() if 'ranges' in h)}
-    files = {k: v for k, v in before['files'].items() if k in keep}
-    return {**m, 'parts': before['parts'] + m['parts'], 'splits': before['splits'], 'version': _next_version(old),
-            'datasets': {k: v + new[k] for k, v in before['datasets'].items()}, 'files': files | m['files']}
+    table = dict(m['datasets'], part=[k + shift for k in m['datasets']['part']])
+    ranges = [h['ranges'] for h in before['splits'].values() if 'ranges' in h]
+    kept = {k: v for k, v in before['files'].items() if k in (*before['parts'], *ranges)}
+    out = {**m, 'splits': before['splits'], 'version': _next_version(old)}
+    out['parts'] = before['parts'] + m['parts']
+    out['datasets'] = {k: v + table[k] for k, v in before['datasets'].items()}
+    out['files'] = kept | m['files']
+    return out
 
 @patch
 def append(self:Store,

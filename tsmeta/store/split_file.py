@@ -17,7 +17,7 @@ from ..splits.index import runs, View
 from ..splits.splits import as_splits, Parts
 from ..splits.splitters import as_meta
 from .disk import write_file
-from .manifest import check_fields, is_column, is_list, is_text
+from .manifest import check_fields, is_column, is_list, is_text, is_whole
 
 # %% ../../nbs/store/split_file.ipynb #403c115d
 FORMAT = 'tsmeta-splits 1'
@@ -32,7 +32,8 @@ def data_facts(
 )->dict: # names, rows, stride, extent: one value per dataset; of stride and extent one for all where they are the same
     "Return what row numbers depend on: the datasets, their order and rows, and the steps that a row covers"
     if not hasattr(meta, 'index') or not hasattr(meta, 'lens'): meta = as_meta(meta)
-    return dict(names=[str(n) for n in meta.names], rows=meta.index.lens.tolist(), stride=_one_or_each(meta.stride), extent=_one_or_each(meta.extent))
+    names, rows = [str(n) for n in meta.names], meta.index.lens.tolist()
+    return dict(names=names, rows=rows, stride=_one_or_each(meta.stride), extent=_one_or_each(meta.extent))
 
 def data_key(
     facts:dict, # From `data_facts`
@@ -61,17 +62,21 @@ def write_splits(
 
 # %% ../../nbs/store/split_file.ipynb #f6e328b0
 def _is_texts(v): return isinstance(v, dict) and all(map(is_text, v))
-_DOC = {'how': (is_text, 'text'), 'key': (is_text, 'text'), 'data': (_is_texts, 'a mapping'), 'splits': (lambda v: _is_texts(v) and v, 'the subsets by name')}
-_DATA = {'names': (is_list(is_text), 'a list of names'), **{k: (is_column, 'a list of whole numbers') for k in ('rows', 'stride', 'extent')}}
-_PART = {'rows': (lambda v: type(v) is int, 'a whole number'), 'key': (is_text, 'text'),
-         'stretches': (is_list(lambda v: is_column(v) and len(v) == 2), 'a list of first and last ids')}
+def _is_stretch(v): return is_column(v) and len(v) == 2
+_DOC = {'how': (is_text, 'text'), 'key': (is_text, 'text'), 'data': (_is_texts, 'a mapping')}
+_DOC['splits'] = lambda v: _is_texts(v) and v, 'the subsets by name'
+_DATA = {k: (is_column, 'a list of whole numbers') for k in ('rows', 'stride', 'extent')}
+_DATA['names'] = is_list(is_text), 'a list of names'
+_PART = {'rows': (is_whole(0), 'a whole number'), 'key': (is_text, 'text')}
+_PART['stretches'] = is_list(_is_stretch), 'a list of first ids and ends'
 
 def _read(path):
     "Return the document in a splits file, with every field checked"
     try: doc = json.loads(Path(path).read_bytes())
     except FileNotFoundError: raise ValueError(f'There is no splits file {path}.') from None
     except (ValueError, RecursionError) as e: raise ValueError(f'{path} is not a splits file: {e}') from None
-    if not isinstance(doc, dict) or doc.get('format') != FORMAT: raise ValueError(f'{path} is not a splits file of the format {FORMAT!r}.')
+    if not isinstance(doc, dict) or doc.get('format') != FORMAT:
+        raise ValueError(f'{path} is not a splits file of the format {FORMAT!r}.')
     try:
         check_fields(doc, _DOC, path)
         check_fields(doc['data'], _DATA, path, 'data')
@@ -79,7 +84,8 @@ def _read(path):
     except ValueError as e: raise ValueError(f'{path} is damaged: {e}') from None
     facts, n = doc['data'], len(doc['data']['names'])
     fits = len(facts['rows']) == n and all(len(facts[k]) in (1, n) for k in ('stride', 'extent'))
-    if not fits or data_key(facts) != doc['key']: raise ValueError(f'{path} is damaged: it does not describe the data that it was made for.')
+    if not fits or data_key(facts) != doc['key']:
+        raise ValueError(f'{path} is damaged: it does not describe the data that it was made for.')
     return doc
 
 def _view(path, name, part, size):
@@ -93,7 +99,8 @@ def _view(path, name, part, size):
 
 def _difference(made, now):
     "Return the first thing in which data differs from what a split was made for"
-    if len(made['names']) != len(now['names']): return f'it was made for {len(made["names"]):,} datasets, here are {len(now["names"]):,}'
+    if len(made['names']) != len(now['names']):
+        return f'it was made for {len(made["names"]):,} datasets, here are {len(now["names"]):,}'
     for d, (a, b, n, m) in enumerate(zip(made['names'], now['names'], made['rows'], now['rows'])):
         if (a, n) != (b, m): return f'dataset {d} was {a!r} with {n:,} rows, now it is {b!r} with {m:,}'
     what = 'stride' if made['stride'] != now['stride'] else 'extent'
@@ -110,7 +117,8 @@ class SplitFile:
     )->Parts: # Views by name
         "Return the rows of each subset; raise a `ValueError` that names the difference for other data"
         now = data_facts(meta)
-        if data_key(now) != self.doc['key']: raise ValueError(f'{self.path} was made for other data: {_difference(self.doc["data"], now)}. Split anew.')
+        if data_key(now) != self.doc['key']:
+            raise ValueError(f'{self.path} was made for other data: {_difference(self.doc["data"], now)}. Split anew.')
         views = {s: _view(self.path, s, part, sum(now['rows'])) for s, part in self.doc['splits'].items()}
         return Parts(views.values(), list(views), meta=meta)
 

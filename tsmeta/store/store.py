@@ -33,7 +33,7 @@ def _before(n):
 class StoreClocks:
     "When the steps of the recordings of a store happened, and where its windows do not go on"
     def __init__(self,
-        facts:dict, # `clocks` of a checked manifest: `kind`, `max_gap`, `start` and `rate` of each recording (`None`: its times are listed; 0: it has no clock), files `times` and `stretches`
+        facts:dict, # `clocks` of a checked manifest; a rate of `None`: times are listed, 0: there is no clock
         store, # `table`, `reach` and `path`; `file(name)` returns an `NpyFile`
     ):
         self.kind, self.store, self._facts, self._times = facts['kind'], store, facts, None
@@ -66,19 +66,22 @@ class StoreClocks:
     def _file(self, field, shape):
         "Return the file of a field, whose shape and type must fit"
         name = self._facts[field]
-        if name is None: self._fail(field, 'names no file, but some recordings are not regular: their times are missing')
+        if name is None:
+            self._fail(field, 'names no file, but some recordings are not regular: their times are missing')
         file = self.store.file(name)
         kinds = ('f8', 'i8') if field == 'times' and not self.dates else ('i8',)
-        fits = len(file.shape) == len(shape) and all(want in (None, n) for want, n in zip(shape, file.shape))
-        if not fits or file.dtype not in [np.dtype(k) for k in kinds]: self._fail(field, f'does not fit the recordings: {name} holds {file.dtype} {file.shape}')
+        found = (None, *file.shape[1:]) if shape[0] is None else file.shape
+        if found != shape or file.dtype not in [np.dtype(k) for k in kinds]:
+            self._fail(field, f'does not fit the recordings: {name} holds {file.dtype} {file.shape}')
         return file
 
     def _read_stretches(self):
-        "Read dataset, begin and end of all stretches; rows are read from raw memory, so none may lie outside its recording"
+        "Read dataset, begin and end of all stretches, none of which may lie outside its recording"
         lines, t = self._file('stretches', (None, 3))(), self.store.table
         ds, begin, end = lines.T
         known = (ds >= 0) & (ds < len(self.rate))
-        if not known.all() or not np.isnan(self.rate[ds]).all(): self._fail('stretches', 'names recordings without times')
+        if not known.all() or not np.isnan(self.rate[ds]).all():
+            self._fail('stretches', 'names recordings without times')
         same = ds[1:] == ds[:-1]
         inside = (begin >= 0) & (begin <= end) & (end <= t['span'][ds])
         in_order = (ds[1:] >= ds[:-1]) & (~same | (begin[1:] >= end[:-1]))
@@ -95,7 +98,7 @@ class StoreClocks:
         return np.maximum(0, (end - begin - self.store.reach)//self.store.table['stride'][ds] + 1)
 
     def pieces(self):
-        "Return dataset, first step and rows of each stretch of rows at equal distances; `None` where every recording is one"
+        "Return dataset, first step and rows of each stretch; `None` where every recording is one"
         if not self.gapped.any(): return None
         whole = np.flatnonzero(~self.gapped)
         of = np.r_[whole, self.lines[:, 0]]
@@ -110,13 +113,17 @@ class StoreClocks:
         lo, hi = np.searchsorted(self.lines[:, 0], [d, d+1])
         return self.lines[lo:hi, 1], self.lines[lo:hi, 2]
 
+    def _shown(self, times):
+        "Return times as users see them: numbers, or dates"
+        return times.view('M8[ns]') if self.dates else times
+
     def max_gap(self, d):
         "Return the longest gap that windows of a recording may cross; `None` for any"
         gap = self._facts['max_gap']
         return gap[d] if isinstance(gap, list) else gap
 
     def listed(self):
-        "Return the times of all recordings that are not regular, mapped: numbers, or nanoseconds; `None` if there are none"
+        "Return the times of all irregular recordings, mapped: numbers, or nanoseconds; `None` if there are none"
         if self._times is None: return None
         return self.store.mapped(self._facts['times'], self._times)
 
@@ -127,11 +134,9 @@ class StoreClocks:
         rate = self.rate[d]
         if not rate: return None
         if np.isnan(rate):
-            times = self.listed()[self.first[d]:self.first[d] + self.store.table['span'][d]]
-            clock = Clock(times.view('M8[ns]') if self.dates else times)
-        else:
-            start = self.start[d:d+1]
-            clock = Clock(start=start.view('M8[ns]')[0] if self.dates else start[0], rate=float(rate))
+            first, n = self.first[d], self.store.table['span'][d]
+            clock = Clock(self._shown(self.listed()[first:first + n]))
+        else: clock = Clock(start=self._shown(self.start[d:d+1])[0], rate=float(rate))
         clock.zone = 'UTC' if self.kind == 'dates with a zone' else None
         return clock
 
@@ -190,7 +195,7 @@ class StoreSource(ArraySource):
         "Return all steps, also those that no window covers: `(vars, time)`"
         return StoreSource.recording(self)
     def open(self):
-        "Return the rows as a view `(rows, vars, len)` of the mapped part, and the view of the steps that follow them, if these are the target"
+        "Return a view `(rows, vars, len)` of the mapped part, and one of the steps that follow, if these are the target"
         start, n = self._of('start'), len(self)
         if not self.windowed: return self.store.part(self._of('part'))[start:start + n], None
         rec = self.recording()
@@ -255,18 +260,20 @@ class StoreSources:
         k = np.searchsorted(first + pieces.rows, ids, side='right')
         return pieces.begin[k] + (ids - first[k])*stride
     def layout(self):
-        "Return address, strides (bytes) and dtype of the rows of all datasets (`x`) and, with a horizon, of the steps that follow them (`y`)"
+        "Return address, strides (bytes), dtype of all rows (`x`) and, with a horizon, of the steps that follow (`y`)"
         s, t, part = self.store, self.store.table, self.store.table['part']
         maps = [s.part(k) for k in range(len(s.files))]
         step = np.array([_part_strides(a) for a in maps])[part]
         address = np.array([_address(a) for a in maps])[part] + t['start']*step[:, 0]
         strides = step*np.column_stack([t['stride'], *np.ones((2, len(part)), np.int64)])
-        x = dict(address=address, strides=strides, code=part, dtypes=[a.dtype for a in maps], keep=maps)
+        x = dict(dtypes=[a.dtype for a in maps], keep=maps)
         if s.pieces is not None:
-            of, begin, rows = s.pieces
-            x |= dict(address=address[of] + begin*step[of, 0], strides=strides[of], code=part[of], lens=rows)
+            of, begin, x['lens'] = s.pieces
+            address, strides, part = address[of] + begin*step[of, 0], strides[of], part[of]
+        x |= dict(address=address, strides=strides, code=part)
         if not s.horizon: return dict(x=x, y=None)
-        return dict(x=x, y=dict(x, address=x['address'] + s.row_shape[1]*x['strides'][:, 2]))
+        after = address + s.row_shape[1]*strides[:, 2]
+        return dict(x=x, y=dict(x, address=after))
 
 def _sources(store): return store.sources
 
@@ -284,8 +291,9 @@ class StoreTargets:
         if y.ndim == 1: y = y[:, None, None]
         elif y.ndim == 2: y = y[:, None]
         first = self.store.index.starts[:-1] if pieces is None else _before(pieces.rows)
-        n = len(first)
-        return dict(address=_address(y) + first*y.strides[0], strides=np.broadcast_to(y.strides, (n, 3)), code=np.zeros(n, np.int64), dtypes=[y.dtype], keep=y)
+        address = _address(y) + first*y.strides[0]
+        strides = np.broadcast_to(y.strides, (len(first), 3))
+        return dict(address=address, strides=strides, code=np.zeros(len(first), np.int64), dtypes=[y.dtype], keep=y)
 
 def _targets(store): return store.targets
 
@@ -309,9 +317,11 @@ class Store:
         self._mapped, self._info = {}, None
         self.files = [self.file(p) for p in self.manifest['parts']]
         self.table = _checked_table(self)
-        self.index, facts = Index(self.table['rows']), self.manifest.get('clocks')
-        self.clocks = None if facts is None else StoreClocks(facts, self)
-        self.pieces = None if facts is None else self.clocks.pieces()
+        self.index = Index(self.table['rows'])
+        self.clocks, self.pieces = None, None
+        if 'clocks' in self.manifest:
+            self.clocks = StoreClocks(self.manifest['clocks'], self)
+            self.pieces = self.clocks.pieces()
         _check_windows(self)
         self.sources = StoreSources(self)
 
@@ -354,16 +364,20 @@ class Store:
         name, # As the manifest lists it
     ): # `NpyFile`, or the path of another file
         "Return a file of the store, whose size and header fit the manifest"
-        if name not in self.manifest['files']: raise ValueError(f'{self.root}: the file {name!r} is not listed in {MANIFEST}.')
+        if name not in self.manifest['files']:
+            raise ValueError(f'{self.root}: the file {name!r} is not listed in {MANIFEST}.')
         path, want = safe_path(self.root, name), self.manifest['files'][name]['bytes']
         if not os.path.isfile(path): raise ValueError(f'{self.root}: {name} is missing. {_REPLACED}')
         size = os.path.getsize(path)
-        if size != want: raise ValueError(f'{self.root}: {name} has {size:,} bytes where there were {want:,}: truncated or replaced?')
+        if size != want:
+            raise ValueError(f'{self.root}: {name} has {size:,} bytes where there were {want:,}: truncated or '
+                             'replaced?')
         if not name.endswith('.npy'): return path
         file = self._present(NpyFile, path)
         shape, dtype, _, offset = file.header
         promised = offset + math.prod(shape)*dtype.itemsize
-        if min(shape, default=0) < 0 or promised != size: raise ValueError(f'{path} has {size:,} bytes, its header promises an array of shape {shape}.')
+        if min(shape, default=0) < 0 or promised != size:
+            raise ValueError(f'{path} has {size:,} bytes, its header promises an array of shape {shape}.')
         return file
 
     def _present(self, read, *args):
@@ -385,15 +399,16 @@ class Store:
         known = self.manifest['labels']
         if name not in known: raise ValueError(f'{self.root} has no label {name!r}; there are {", ".join(known)}.')
         a = self.mapped(known[name])
-        found = len(a) if a.ndim else 1
-        if not a.ndim or found != len(self): raise ValueError(f'{self.root}: label {name!r} has {found:,} values for {len(self):,} rows.')
+        if a.shape[:1] != (len(self),):
+            raise ValueError(f'{self.root}: label {name!r} has the shape {a.shape} for {len(self):,} rows.')
         if name == 'y': self._check_targets(a)
         return a
 
     def _check_targets(self, y):
         kind, want = self.schema['kind'], (len(self), *self.schema['y_shape'])
         fits = y.dtype.kind in ('iu' if kind == 'class' else 'fiub')
-        if not fits or y.shape != want: raise ValueError(f'{self.root}: the targets are {y.dtype} {y.shape}, the schema says {kind!r} {want}.')
+        if not fits or y.shape != want:
+            raise ValueError(f'{self.root}: the targets are {y.dtype} {y.shape}, the schema says {kind!r} {want}.')
 
 def _reopen(root, key):
     store = Store(root)
@@ -405,19 +420,23 @@ def _refuse_rows(s, wrong, column, table, want):
     "Raise a `ValueError` that names the first dataset where `wrong`"
     if not wrong.any(): return
     d = int(np.argmax(wrong))
-    refuse(s.path, f'datasets.{column}[{d}] (of {s.names[d]!r})', want, int(table[column][d]))
+    found = int(table[column][d])
+    refuse(s.path, f'datasets.{column}[{d}] (of {s.names[d]!r})', want, found)
+
+def _part_size(s, file):
+    "Return whether a part holds recordings, and its number of rows or steps"
+    n_vars, steps = s.row_shape
+    plain = file.dtype.kind in 'fiub' and not file.header[2]
+    if plain and file.shape[1:] == (n_vars, steps): return False, file.shape[0]
+    if plain and len(file.shape) == 2 and file.shape[0] == n_vars: return True, file.shape[1]
+    raise ValueError(f'{file.path} holds {file.dtype} {file.shape}, not rows of {n_vars} x {steps}.')
 
 def _checked_table(s):
-    "Return the columns of the datasets as arrays, with `windowed` and `span` (steps or rows in the part); no dataset lies outside its part"
+    "Return the columns of the datasets, `windowed` and `span` (steps or rows in the part), all within their parts"
     t = {k: np.array(v, np.int64) for k, v in s.manifest['datasets'].items() if k != 'names'}
-    for f in s.files:
-        rows = len(f.shape) == 3 and f.shape[1:] == s.row_shape
-        recordings = len(f.shape) == 2 and f.shape[0] == s.row_shape[0]
-        if f.dtype.kind not in 'fiub' or f.header[2] or not (rows or recordings):
-            raise ValueError(f'{f.path} holds {f.dtype} {f.shape}, not rows of {s.row_shape[0]} x {s.row_shape[1]}.')
+    are_recordings, sizes = zip(*(_part_size(s, f) for f in s.files))
     _refuse_rows(s, t['part'] >= len(s.files), 'part', t, f'below {len(s.files):,}, the number of parts')
-    windowed = np.array([len(f.shape) == 2 for f in s.files])[t['part']]
-    room = np.array([f.shape[1] if len(f.shape) == 2 else f.shape[0] for f in s.files])[t['part']]
+    windowed, room = np.array(are_recordings)[t['part']], np.array(sizes)[t['part']]
     span = np.where(windowed, t['time'], t['rows'])
     _refuse_rows(s, ~windowed & (t['time'] != 0), 'time', t, '0 for rows that are no windows')
     _refuse_rows(s, ~windowed & (t['stride'] != 1), 'stride', t, '1 for rows that are no windows')
@@ -429,11 +448,11 @@ def _checked_table(s):
     return t | dict(windowed=windowed, span=span)
 
 def _check_windows(s):
-    "Raise a `ValueError` where windows go beyond their recording; those of recordings with gaps are checked with their stretches"
+    "Raise a `ValueError` where windows go beyond a recording without gaps; others are checked by stretches"
     t = s.table
     windowed = t['windowed'].copy()
     if s.clocks is not None: windowed &= ~s.clocks.gapped
-    fit = np.where(t['span'] < s.reach, 0, (t['span'] - s.reach)//t['stride'] + 1)
+    fit = np.maximum(0, (t['span'] - s.reach)//t['stride'] + 1)
     _refuse_rows(s, windowed & (t['rows'] > fit), 'rows', t, 'at most the windows that fit into the recording')
 
 # %% ../../nbs/store/store.ipynb #0bc1acc6
@@ -462,11 +481,12 @@ def _is_behind(store):
     return before == (None if text is None else hashlib.sha256(text).hexdigest())
 
 def repair(store):
-    "Write `meta.yaml` where a writer was killed between the manifest and it, unless another one is at work; return the store"
+    "Write `meta.yaml` where a writer was killed before it could, unless another one is at work; return the store"
     if not _is_behind(store): return store
     try:
         with locked(store.root, timeout=0):
-            if _is_behind(store) and Store(store.root).key == store.key: write_file(store.root, 'meta.yaml', [store.manifest['meta'].encode()])
+            if _is_behind(store) and Store(store.root).key == store.key:
+                write_file(store.root, 'meta.yaml', [store.manifest['meta'].encode()])
     except (OSError, ValueError): pass
     return store
 
@@ -478,23 +498,26 @@ def key_of(cls:Store, names, rows)->str:
 
 @patch
 def split_views(self:Store,
-    stale:bool=False, # Take splits that were made before datasets were added; specs then name rows of the data there are now
+    stale:bool=False, # Take splits made before datasets were added; specs then name rows of the present data
 )->dict: # name → `View`
     "Return the splits that were packed with the data"
     out, key = {}, self.key_of(self.names, self.table['rows'])
     for name, how in self.manifest['splits'].items():
         if how['key'] != key and not stale:
-            raise ValueError(f'Split {name!r} was made for version {how["version"]} of {self.root}, which is now at {self.version} with other data. '
-                             'State the splits anew with append(..., splits=…), or take them as they are with split_views(stale=True).')
+            made = f'Split {name!r} was made for version {how["version"]} of {self.root}'
+            raise ValueError(f'{made}, which is now at {self.version} with other data. State the splits anew with '
+                             'append(..., splits=…), or take them as they are with split_views(stale=True).')
         try: out[name] = self._split_view(how)
-        except (ValueError, TypeError, KeyError, IndexError) as e: raise ValueError(f'{self.root}: split {name!r}: {e}') from e
+        except (ValueError, TypeError, KeyError, IndexError) as e:
+            raise ValueError(f'{self.root}: split {name!r}: {e}') from e
     return out
 
 @patch
 def _split_view(self:Store, how):
     if 'spec' in how: return select(Splits(self), how['spec'], how.get('per'))
     ranges = self.mapped(how['ranges'])
-    if ranges.ndim != 2 or ranges.shape[1] != 2 or ranges.dtype.kind not in 'iu': raise ValueError('it is not made of ranges of rows')
+    if ranges.ndim != 2 or ranges.shape[1] != 2 or ranges.dtype.kind not in 'iu':
+        raise ValueError('it is not made of ranges of rows')
     return View.of_ranges(ranges[:, 0], ranges[:, 1], len(self))
 
 @patch(as_prop=True)
@@ -503,9 +526,13 @@ def info(self:Store):
     name = self.manifest['info']
     if self._info is not None or name is None: return self._info
     data = self._present(Path(self.file(name)).read_bytes)
-    try: table = pd.DataFrame({c: pd.Series(v['values'], dtype=v['dtype']) for c, v in json.loads(data).items()})
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as e: raise ValueError(f'{self.root}: {name} is no table: {e}') from None
-    if len(table) != len(self.names): raise ValueError(f'{self.root}: info has {len(table):,} lines for {len(self.names):,} datasets.')
+    try:
+        columns = json.loads(data).items()
+        table = pd.DataFrame({c: pd.Series(v['values'], dtype=v['dtype']) for c, v in columns})
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as e:
+        raise ValueError(f'{self.root}: {name} is no table: {e}') from None
+    if len(table) != len(self.names):
+        raise ValueError(f'{self.root}: info has {len(table):,} lines for {len(self.names):,} datasets.')
     self._info = table
     return table
 
@@ -514,7 +541,7 @@ def info(self:Store):
 def verify(self:Store,
     quick:bool=False, # Look at sizes only, not at hashes
 )->pd.DataFrame: # file, bytes
-    "Raise a `ValueError` that names every file that is missing, short or changed by as little as one bit; return the files"
+    "Raise a `ValueError` that names every file that is missing, short or changed by one bit; return the files"
     try:
         now = Store(self.root)
         bad = _damage(self, quick)
@@ -531,7 +558,9 @@ def _refuse_replaced(self:Store):
     "Raise a `ValueError` if there is another sound manifest in the folder now"
     try: now = check_signature(_read_manifest(self.root), self.path)
     except ValueError: return
-    if now['sha256'] != self.key: raise ValueError(f'{self.root} was replaced meanwhile: version {self.version} was opened, now there is {now.get("version")}. Open it again.')
+    if now['sha256'] != self.key:
+        raise ValueError(f'{self.root} was replaced meanwhile: version {self.version} was opened, now there is '
+                         f'{now.get("version")}. Open it again.')
 
 def _damage(store, quick):
     "Return what is wrong with the files of a store, one text for each file"
@@ -543,7 +572,8 @@ def _damage(store, quick):
         if size is None: bad.append(f'{name} is missing')
         elif size != want['bytes']: bad.append(f'{name} has {size:,} bytes instead of {want["bytes"]:,}')
         elif not quick and _hash(path) != want['sha256']: bad.append(f'{name} has changed')
-    if _bytes(f'{store.root}/meta.yaml') != store.manifest['meta'].encode(): bad.append('meta.yaml is missing or is not what was packed')
+    if _bytes(f'{store.root}/meta.yaml') != store.manifest['meta'].encode():
+        bad.append('meta.yaml is missing or is not what was packed')
     return bad
 
 def _hash(path):
@@ -552,13 +582,13 @@ def _hash(path):
 
 @patch
 def __repr__(self:Store):
-    m = self.manifest
+    m, (n_vars, steps) = self.manifest, self.row_shape
     size = sum(v['bytes'] for v in m['files'].values())
-    lines = [f'Store {self.version}: {len(self):,} rows of {self.row_shape[0]} x {self.row_shape[1]} in {len(self.names):,} datasets, '
-             f'{len(self.files):,} parts, {size/1e6:,.1f} MB']
+    rows = f'{len(self):,} rows of {n_vars} x {steps} in {len(self.names):,} datasets'
+    lines = [f'Store {self.version}: {rows}, {len(self.files):,} parts, {size/1e6:,.1f} MB']
     text = self.about.get('description')
     if text: lines.append(f'  {str(text)[:120]}')
     if self.clocks is not None: lines.append(f'  {self.clocks!r}')
     if m['labels']: lines.append(f'  labels: {", ".join(m["labels"])}')
-    lines += [f'  split {k}: {h.get("spec") or "rows by number"}' for k, h in m['splits'].items()]
+    lines += [f'  split {k}: {h.get("spec", "rows by number")}' for k, h in m['splits'].items()]
     return '\n'.join(lines)
