@@ -1,4 +1,4 @@
-"""Labels of rows in a folder that a person can read and write, also one that edflow wrote, and views: examples made of several rows
+"""Labels of rows in folders that people (and edflow) read and write; views, which are examples made of several rows
 
 Docs: https://tsmeta.github.io/tsmeta/store/labels.html.md"""
 

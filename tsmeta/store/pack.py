@@ -1,4 +1,4 @@
-"""Write a metadataset into one folder: which dataset goes where, written whole, by as many processes or machines as you like
+"""Write a metadataset into one folder, whole or not at all, by as many processes or machines as you like
 
 Docs: https://tsmeta.github.io/tsmeta/store/pack.html.md"""
 

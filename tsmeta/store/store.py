@@ -195,7 +195,7 @@ class StoreSource(ArraySource):
         "Return all steps, also those that no window covers: `(vars, time)`"
         return StoreSource.recording(self)
     def open(self):
-        "Return a view `(rows, vars, len)` of the mapped part, and one of the steps that follow, if these are the target"
+        "Return a view `(rows, vars, len)` of the mapped part, and one of the steps that follow, if they are the target"
         start, n = self._of('start'), len(self)
         if not self.windowed: return self.store.part(self._of('part'))[start:start + n], None
         rec = self.recording()
