@@ -25,7 +25,7 @@ MODULES = {
     'sources': ['base', 'recordings', 'files', 'adapt', 'targets', 'align', 'policies'],
     'splits': ['index', 'spec', 'splits', 'splitters', 'leakage'],
     'batches': ['permutation', 'plan', 'mix', 'kernel', 'gather'],
-    'store': ['disk', 'store', 'pack', 'labels', 'split_file'],
+    'store': ['disk', 'manifest', 'store', 'pack', 'remote', 'labels', 'split_file'],
     'data': ['codec', 'schema', 'dataset', 'hooks', 'datasets', 'open', 'views', 'show', 'transforms'],
     'load': ['loader', 'reading', 'sampling', 'workers', 'distributed', 'feed', 'stages', 'stream', 'stream_loader'],
     'train': ['callbacks', 'metrics', 'mixture', 'resume', 'predict', 'export', 'plots'],

@@ -13,12 +13,12 @@ from tsmeta.batches import gather as gather_module
 from tsmeta.all import TSMetaDataset, check_leakage
 from tsmeta.batches.gather import Gather, check_gather
 from tsmeta.sources.files import StoredWindows
-from tsmeta.store.store import open_store
+from tsmeta.store.remote import open_store
 from tsmeta.store.store import Store
-from tsmeta.store.disk import seal, unseal
+from tsmeta.store.disk import check_signature, sign
 from tsmeta.splits.splitters import EachSplitter
 from tsmeta.sources.recordings import Clock, Times, as_times
-from test_store import in_fork, moments
+from store_tools import in_fork, moments
 
 quick = settings(max_examples=25, deadline=None)
 DAY = np.datetime64('2026-03-01T08:00', 'ns')
@@ -291,10 +291,10 @@ def test_a_store_notices_what_is_done_to_its_clocks(tmp_path):
         with pytest.raises(ValueError, match='clock-.*has changed|outside|other rows'): Store(root).verify()
         (root/f).write_bytes(data)
     store.verify()
-    m = unseal((root/'manifest.json').read_bytes(), 'm')
-    for change, says in [(dict(rate=[-1., None, None]), 'do not fit'), (dict(kind='moons'), 'moons'), (dict(times=None), 'times'), (dict(start=[0]), 'do not fit'),
-                         (dict(stretches=m['clocks']['times']), 'stretches that are not'), (dict(times=m['clocks']['stretches']), 'times do not fit')]:
-        with pytest.raises(ValueError, match=says): Store.of(root, seal({**m, 'clocks': {**m['clocks'], **change}}))
+    m = check_signature((root/'manifest.json').read_bytes(), 'm')
+    for change, says in [(dict(rate=[-1., None, None]), r'clocks\.rate'), (dict(kind='moons'), 'moons'), (dict(times=None), 'times'), (dict(start=[0]), 'does not fit'),
+                         (dict(stretches=m['clocks']['times']), r'clocks\.stretches does not fit'), (dict(times=m['clocks']['stretches']), r'clocks\.times does not fit')]:
+        with pytest.raises(ValueError, match=says): Store(root, sign({**m, 'clocks': {**m['clocks'], **change}}))
 
 
 def test_times_go_through_training_workers_and_export(tmp_path):

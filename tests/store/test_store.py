@@ -3,7 +3,6 @@ import json
 import multiprocessing as mp
 import os
 import pickle
-import signal
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from members import make, member
+from store_tools import in_fork, KILLS, moments, put_batch, same, ward
 
 import tsmeta.data.datasets
 import tsmeta.store.disk as disk
@@ -26,23 +26,11 @@ from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.store.pack import pack
 from tsmeta.sources.recordings import WindowSource
 from tsmeta.sources.recordings import Times
-from tsmeta.store.store import open_store
-from tsmeta.store.disk import MANIFEST, seal
+from tsmeta.store.remote import open_store
+from tsmeta.store.store import StoreSource
+from tsmeta.store.disk import MANIFEST, sign
 
 ROOT = Path(__file__).resolve().parents[2]
-KILLS = int(os.environ.get('TSMETA_KILLS', 100))
-
-
-def ward(seed=0, n=6, label='ab'):
-    rng = np.random.default_rng(seed)
-    data = {f'p{seed}-{i}': (rng.normal(size=(4 + i, 2, 8)).astype('float32'), rng.choice(list('ab'), 4 + i)) for i in range(n)}
-    return TSMetaDataset(data, vocab=['a', 'b'], info=dict(person=[f'{seed}-{i}' for i in range(n)]))
-
-
-def rows(meta): return [None if o is None else np.asarray(o) for o in meta.gather(np.arange(len(meta.index)))]
-
-
-def same(a, b): return a.names == b.names and all(x is y or np.array_equal(x, y, equal_nan=True) for x, y in zip(rows(a), rows(b)))
 
 
 name = st.text(st.characters(blacklist_categories=['Cs']), min_size=1, max_size=12) | st.sampled_from(['a/b', '../x', 'ü ✓', 'con', '.', 'a\\b'])
@@ -85,16 +73,13 @@ def test_a_vocabulary_of_a_store_can_be_joined_with_another(tmp_path):
     assert joined.vocab == ['a', 'b', 'c'] and opened.vocab == ['a', 'b']
 
 
-def batch(meta, queue): queue.put([np.asarray(o) for o in meta[[5, 0, 5]]])
-
-
 @pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
 def test_stores_travel_as_paths(tmp_path, method):
     opened = ward().pack(tmp_path/'s')
     assert len(pickle.dumps(opened.gather.sources)) < 400
     ctx = mp.get_context(method)
     queue = ctx.Queue()
-    p = ctx.Process(target=batch, args=(opened, queue))
+    p = ctx.Process(target=put_batch, args=(opened, queue))
     p.start()
     got = queue.get(timeout=60)
     p.join()
@@ -116,7 +101,8 @@ DASK = '''
 import sys
 sys.path.insert(0, sys.argv[2])
 from distributed import Client, LocalCluster
-from test_store import pack, ward
+from store_tools import ward
+from tsmeta.store.pack import pack
 with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster, Client(cluster) as client:
     got = pack(ward(n=9), sys.argv[1] + '/dask', part_rows=10, executor=client.get_executor())
 assert got.key == pack(ward(n=9), sys.argv[1] + '/here', part_rows=10).key
@@ -126,7 +112,7 @@ print('fine')
 
 def test_dask_cluster(tmp_path):
     pytest.importorskip('distributed')
-    done = subprocess.run([sys.executable, '-c', DASK, str(tmp_path), str(ROOT/'tests'/'store')], capture_output=True, text=True, timeout=120, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    done = subprocess.run([sys.executable, '-c', DASK, str(tmp_path), str(ROOT/'tests')], capture_output=True, text=True, timeout=120, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.stdout.strip() == 'fine', done.stderr
 
 
@@ -144,43 +130,6 @@ def test_progress_and_resume(tmp_path):
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------------
-
-def in_fork(work, step):
-    "Does work in a fork that is killed at its `step`-th call that touches the disk; tells how many calls there were"
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-        def hooked(f):
-            def call(*args, **kwargs):
-                nonlocal count
-                count += 1
-                if count == step: os.kill(os.getpid(), signal.SIGKILL)
-                return f(*args, **kwargs)
-            return call
-        for owner, names in [(os, ['replace', 'fsync', 'remove', 'unlink', 'makedirs'])]:
-            for n in names: setattr(owner, n, hooked(getattr(owner, n)))
-        real = open
-        class Slow:
-            def __init__(self, f): self.f = f
-            def __enter__(self): self.f.__enter__(); return self
-            def __exit__(self, *a): return self.f.__exit__(*a)
-            def write(self, b): self.f.write(bytes(b)[:len(b)//2]); self.f.flush(); tick(); return self.f.write(bytes(b)[len(b)//2:])
-            def __getattr__(self, k): return getattr(self.f, k)
-        tick = hooked(lambda: None)
-        disk.open = lambda path, mode='r', *a, **k: Slow(real(path, mode, *a, **k)) if mode == 'wb' else real(path, mode, *a, **k)
-        try: work()
-        finally:
-            os.write(write_end, str(count).encode())
-            os._exit(0)
-    os.close(write_end)
-    os.waitpid(pid, 0)
-    with os.fdopen(read_end) as f: text = f.read()
-    return int(text) if text else None
-
-
-def moments(total, seed): return sorted(np.random.default_rng(seed).choice(np.arange(1, total + 1), min(KILLS, total), replace=False).tolist())
-
 
 def check_either(root, old, new):
     "The store is whole, and is the old one or the new one"
@@ -253,9 +202,10 @@ def test_any_flipped_bit_and_any_short_file_is_named(tmp_path):
 FULL = '''
 import resource, sys, numpy as np
 sys.path.insert(0, sys.argv[2])
-from test_store import ward, pack, same
-from tsmeta.data.dataset import TSMetaDataset
-from tsmeta.store.store import open_store
+from store_tools import same, ward
+from tsmeta.all import TSMetaDataset
+from tsmeta.store.pack import pack
+from tsmeta.store.remote import open_store
 root = sys.argv[1]
 old = ward()
 pack(old, root)
@@ -275,7 +225,7 @@ print('fine')
 
 def test_a_write_that_the_system_refuses_keeps_the_old_store(tmp_path):
     "A limit on the size of files, set by the system, stands for a full disk"
-    done = subprocess.run([sys.executable, '-c', FULL, str(tmp_path/'s'), str(ROOT/'tests'/'store')], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    done = subprocess.run([sys.executable, '-c', FULL, str(tmp_path/'s'), str(ROOT/'tests')], capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.stdout.strip() == 'fine', done.stderr
 
 
@@ -355,7 +305,7 @@ def test_hostile_names(tmp_path, bad):
     part = m['parts'][0]
     m['parts'][0] = bad
     m['files'][bad] = m['files'][part]
-    (root/MANIFEST).write_bytes(seal(m))
+    (root/MANIFEST).write_bytes(sign(m))
     with pytest.raises(ValueError): open_store(root)
 
 
@@ -366,16 +316,16 @@ def test_tables_that_point_outside_are_refused(tmp_path):
         for v in values:
             m = json.loads(json.dumps(good))
             m['datasets'][column][2] = v
-            (root/MANIFEST).write_bytes(seal(m))
+            (root/MANIFEST).write_bytes(sign(m))
             with pytest.raises(ValueError): open_store(root)
     for change in [dict(datasets=None), dict(parts=[]), dict(parts=[7]), dict(schema={}), dict(version=None), dict(files=[]), dict(meta=3)]:
-        (root/MANIFEST).write_bytes(seal({**good, **change}))
+        (root/MANIFEST).write_bytes(sign({**good, **change}))
         with pytest.raises(ValueError): open_store(root)
     recs = TSMetaDataset([WindowSource(np.zeros((1, 50), 'f4'), 8, 3)]).pack(root, overwrite=True).store.manifest
     for column, v in [('rows', 16), ('stride', 4), ('time', 49), ('start', 1)]:
         m = json.loads(json.dumps(recs))
         m['datasets'][column][0] = v
-        (root/MANIFEST).write_bytes(seal(m))
+        (root/MANIFEST).write_bytes(sign(m))
         with pytest.raises(ValueError): open_store(root)
 
 
@@ -385,10 +335,8 @@ BOMBS = ['a: &a [x,x]\n' + '\n'.join(f'{chr(98+i)}: &{chr(98+i)} [*{chr(97+i)},*
 
 
 @pytest.mark.parametrize('bomb', BOMBS, ids=lambda o: repr(o)[:24])
-def test_yaml_that_is_not_plain_is_refused_quickly(bomb):
-    start = time.monotonic()
+def test_yaml_that_is_not_plain_is_refused(bomb):
     with pytest.raises(ValueError): read_yaml(bomb)
-    assert time.monotonic() - start < 5
 
 
 def test_pickles_are_never_loaded(tmp_path):
@@ -397,8 +345,8 @@ def test_pickles_are_never_loaded(tmp_path):
     evil = root/'labels/evil-1.npy'
     np.save(evil, np.array([dict()]), allow_pickle=True)
     m['labels']['evil'] = 'labels/evil-1.npy'
-    m['files']['labels/evil-1.npy'] = dict(bytes=evil.stat().st_size, sha256='')
-    (root/MANIFEST).write_bytes(seal(m))
+    m['files']['labels/evil-1.npy'] = dict(bytes=evil.stat().st_size, sha256='0'*64)
+    (root/MANIFEST).write_bytes(sign(m))
     with pytest.raises(TypeError, match='never unpickles'): open_store(root).label('evil')
 
 
@@ -453,7 +401,7 @@ def test_what_was_open_keeps_its_memory(tmp_path):
     opened, old = ward(0, n=40).pack(tmp_path/'s'), ward(0, n=40)
     opened.store.describe(description='new').append(ward(1))
     pack(ward(2), tmp_path/'s', overwrite=True)
-    opened.store._parts, opened.store._labels = {}, {}
+    opened.store._mapped.clear()
     assert same(opened, old)
 
 
@@ -463,24 +411,22 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     assert [f.name for f in tmp_path.iterdir() if f.name != '.lock'] == ['thesis.tex']
 
 
-def test_many_members_open_quickly(tmp_path):
+def test_many_datasets_open_without_an_object_for_each(tmp_path, monkeypatch):
     n = 100_000
     whole = np.arange(n*2*4, dtype='float32').reshape(n*2, 1, 4)
     meta = TSMetaDataset([whole[:2]])
     store = pack(meta, tmp_path/'s')
     m = store.manifest
-    part = disk.write_whole(tmp_path/'s/data', 'part-00000-many.npy', [_npy(whole)])
+    part = disk.write_file(tmp_path/'s/data', 'part-00000-many.npy', [_npy(whole)])
     m.update(parts=['data/part-00000-many.npy'], labels={}, info=None, datasets=dict(names=[f'member {i}' for i in range(n)], part=[0]*n, start=list(range(0, 2*n, 2)), rows=[2]*n, stride=[1]*n, time=[0]*n))
     m['files'] = {'data/part-00000-many.npy': {k: part[k] for k in ('bytes', 'sha256')}}
-    (tmp_path/'s'/MANIFEST).write_bytes(seal(m))
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        opened = TSMetaDataset.open(tmp_path/'s')
-        seconds.append(time.perf_counter() - start)
+    (tmp_path/'s'/MANIFEST).write_bytes(sign(m))
+    made = []
+    monkeypatch.setattr(StoreSource, '__init__', lambda self, store, d: made.append(d) or vars(self).update(store=store, d=d))
+    opened = TSMetaDataset.open(tmp_path/'s')
     ids = np.random.default_rng(0).integers(0, 2*n, 1000)
     np.testing.assert_array_equal(opened.gather(ids)[0], whole[ids])
-    assert min(seconds) < 1.5, seconds
+    assert len(made) < 10
 
 
 def _npy(a):

@@ -151,7 +151,7 @@ def verify(
     quick: Annotated[bool, typer.Option('--quick', help='Look at sizes only, not at every bit.')] = False,
 ):
     "Find any file of a store that is missing, short or changed by as little as one bit, and name it."
-    from tsmeta.store.store import open_store
+    from tsmeta.store.remote import open_store
     opened = open_store(store)
     files, depth = opened.verify(quick), ' (sizes only)' if quick else ''
     typer.echo(f'{store} is sound: version {opened.version}, {len(files):,} files, {files.bytes.sum()/1e6:,.1f} MB{depth}')

@@ -19,6 +19,7 @@ from pathlib import Path
 # %% ../../nbs/cli/run.ipynb #00f1307d
 from ..sources.base import library
 from ..splits.leakage import show_splits
+from ..store.disk import write_file
 from ..store.split_file import data_facts, data_key, write_splits
 from ..train.export import load_safe
 from ..train.metrics import DatasetMetrics
@@ -73,9 +74,8 @@ def write_run(run, **facts):
     "Add facts to the `run.json` of a run"
     path = Path(run)/'run.json'
     known = read_run(run) if path.is_file() else {}
-    temporary = path.with_name('.run.json')
-    temporary.write_text(json.dumps({**known, **facts}, indent=1, ensure_ascii=False), encoding='utf-8')
-    os.replace(temporary, path)
+    text = json.dumps({**known, **facts}, indent=1, ensure_ascii=False)
+    write_file(path.parent, path.name, [text.encode()])
 
 def plan_table(dl)->pd.DataFrame: # name, rows, per_epoch, share
     "Return how much of each dataset an epoch of a loader holds"

@@ -18,9 +18,9 @@ from pathlib import Path
 from ..sources.files import members
 from ..sources.policies import policies_from_json, stored_dtypes
 from ..sources.recordings import Times
-from ..store.disk import MANIFEST
+from ..store.disk import atomic, cache_folder, MANIFEST
+from ..store.remote import open_store
 from ..store.pack import pack as pack_datasets
-from ..store.store import cache_folder, open_store
 from .dataset import TSMetaDataset
 from .schema import Schema
 
@@ -68,14 +68,6 @@ def package_file(
     if not found.is_file(): raise FileNotFoundError(f'The installed {package} has no file {path}. Install another version of it.')
     return found
 
-def _write(path, write):
-    "Write a file under another name and then move it into place, so that it is whole or absent"
-    tmp = path.with_name(f'.{path.name}-{os.getpid()}')
-    try:
-        with open(tmp, 'wb') as f: write(f)
-        os.replace(tmp, path)
-    finally: tmp.unlink(missing_ok=True)
-
 EXERCISES = dict(PEN='pendulum', ABD='abduction', FEL='forward elevation', IR='internal rotation', ER='external rotation',
                  TRAP='trapezius extension', ROW='upright row')
 
@@ -113,9 +105,9 @@ def write_watch(
         table = watch_table(data)
         folder.mkdir(parents=True, exist_ok=True)
         for name, x in zip(table.name, data['X']):
-            _write(folder/f'{name}.npy', lambda f: np.save(f, np.ascontiguousarray(np.asarray(x).T, np.float32)))
+            with atomic(folder/f'{name}.npy') as temp, open(temp, 'wb') as f: np.save(f, np.ascontiguousarray(np.asarray(x).T, np.float32))
         table = table.sort_values('name', ignore_index=True)
-        _write(folder/'recordings.csv', lambda f: table.to_csv(f, index=False))
+        with atomic(folder/'recordings.csv') as temp: table.to_csv(temp, index=False)
     return table.assign(path=[str(folder/f'{n}.npy') for n in table.name])
 
 # %% ../../nbs/data/open.ipynb #54a211ac

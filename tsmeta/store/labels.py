@@ -1,4 +1,4 @@
-"""Labels of rows in a folder, in a layout that a person can read and write, and that edflow wrote before us
+"""Labels of rows in folders that people (and edflow) read and write; views, which are examples made of several rows
 
 Docs: https://tsmeta.github.io/tsmeta/store/labels.html.md"""
 
@@ -11,15 +11,15 @@ __all__ = ['open_label', 'store_label_mmap', 'Labels', 'find_labels', 'read_labe
            'folder_views']
 
 # %% ../../nbs/store/labels.ipynb #5a51ed06
-import hashlib, importlib, io, json, os, re, shutil
+import hashlib, importlib, json, math, os, re, shutil
 import numpy as np, pandas as pd
 from pathlib import Path
 
 # %% ../../nbs/store/labels.ipynb #5a51ed07
 from ..sources.base import map_bytes, npy_header
-from .disk import locked, MANIFEST, read_yaml, safe_path, write_whole
-from .pack import label_array
-from .store import cache_folder, Store
+from .disk import as_bytes, atomic, cache_folder, label_array, locked, MANIFEST, npy_head, read_yaml
+from .disk import remove_orphans, safe_path, write_file
+from .store import Store
 
 # %% ../../nbs/store/labels.ipynb #7119550d
 _RAW = re.compile(r'(?P<key>.+)-\*-(?P<shape>\d+(x\d+)*)-\*-(?P<dtype>.+)\.npy')
@@ -27,8 +27,20 @@ _RAW = re.compile(r'(?P<key>.+)-\*-(?P<shape>\d+(x\d+)*)-\*-(?P<dtype>.+)\.npy')
 def _number_type(text, path):
     try: dtype = np.dtype(text)
     except TypeError: raise ValueError(f'{path}: {text!r} is not a type of numbers or text.') from None
-    if dtype.kind not in 'fiubcUSMm' or not dtype.itemsize: raise ValueError(f'{path}: labels of type {text!r} are not read; only numbers, dates and text of a stated width are.')
+    if dtype.kind not in 'fiubcUSMm' or not dtype.itemsize:
+        raise ValueError(f'{path}: labels of type {text!r} are not read; only numbers, dates and text of a stated '
+                         'width are.')
     return dtype
+
+def _raw_header(path, raw):
+    "Return shape and type of a file of edflow, which stand in its name"
+    shape = tuple(int(n) for n in raw['shape'].split('x'))
+    dtype = _number_type(raw['dtype'], path)
+    want, size = math.prod(shape)*dtype.itemsize, os.path.getsize(path)
+    if size != want:
+        raise ValueError(f'{path} has {size:,} bytes, its name promises {want:,}: truncated, or written by '
+                         'something else?')
+    return shape, dtype
 
 def open_label(
     path, # A `.npy` file, with a header or named as edflow does
@@ -36,16 +48,14 @@ def open_label(
 ): # key, loader or `None`, and the mapped array
     "Map one label"
     if mode not in ('r', 'c'): raise ValueError(f"mode must be 'r' or 'c', got {mode!r}.")
-    if raw := _RAW.fullmatch(os.path.basename(path)):
-        shape, dtype, offset, order = tuple(map(int, raw['shape'].split('x'))), _number_type(raw['dtype'], path), 0, 'C'
-        want, size = int(np.prod(shape, dtype=np.float64))*dtype.itemsize, os.path.getsize(path)
-        if size != want: raise ValueError(f'{path} has {size:,} bytes, its name promises {want:,}: truncated, or written by something else?')
-        key = raw['key']
+    name = os.path.basename(path)
+    raw, offset, order = _RAW.fullmatch(name), 0, 'C'
+    if raw: shape, dtype = _raw_header(path, raw)
     else:
         shape, dtype, fortran, offset = npy_header(path)
-        order, key = 'F' if fortran else 'C', os.path.basename(path).removesuffix('.npy')
-    key, _, loader = key.partition(':')
+        if fortran: order = 'F'
     if not shape: raise ValueError(f'{path} holds one value, not one per row.')
+    key, _, loader = (raw['key'] if raw else name.removesuffix('.npy')).partition(':')
     with open(path, 'rb') as f:
         if 0 in shape: a = np.zeros(shape, dtype)
         elif mode == 'c': a = np.memmap(f, dtype, 'c', offset, shape, order)
@@ -59,62 +69,66 @@ def store_label_mmap(
     edflow:bool=False, # Name the file as edflow does, without a header in it
 )->str: # Path of the file
     "Write one label, whole or not at all"
-    a = np.ascontiguousarray(label_array(data, len(data), name))
+    a = label_array(data, len(data), name)
     safe_path(root, 'labels/' + name.replace(':', '-'))
     folder, _, last = name.rpartition('/')
-    where = os.path.join(root, 'labels', folder)
-    kind = a.dtype.str if a.dtype.kind in 'USMm' or not a.dtype.isnative else str(a.dtype)
-    file = f'{last}-*-{"x".join(map(str, a.shape))}-*-{kind}.npy' if edflow else f'{last}.npy'
-    head = [] if edflow else [_header(a)]
-    write_whole(where, file, [*head, a.reshape(-1).view(np.uint8).data] if a.size else head)
+    where, file, chunks = os.path.join(root, 'labels', folder), f'{last}.npy', [npy_head(a.dtype, a.shape)]
+    if edflow:
+        kind = a.dtype.str if a.dtype.kind in 'USMm' or not a.dtype.isnative else str(a.dtype)
+        file, chunks = f'{last}-*-{"x".join(map(str, a.shape))}-*-{kind}.npy', []
+    if a.size: chunks.append(as_bytes(a))
+    write_file(where, file, chunks)
     return os.path.join(where, file)
-
-def _header(a):
-    f = io.BytesIO()
-    np.lib.format.write_array_header_1_0(f, dict(descr=np.lib.format.dtype_to_descr(a.dtype), fortran_order=False, shape=a.shape))
-    return f.getvalue()
 
 # %% ../../nbs/store/labels.ipynb #3458f4a5
 class Labels(dict):
     "Labels of all rows by name, nested; `labels['a/b']` is `labels['a']['b']`"
     def __getitem__(self, key):
-        if isinstance(key, str) and not dict.__contains__(self, key) and '/' in key:
+        if key in self.keys(): return super().__getitem__(key)
+        if isinstance(key, str) and '/' in key:
             head, _, rest = key.partition('/')
             return self[head][rest]
-        if not dict.__contains__(self, key): raise KeyError(f'no label {key!r}; there are {", ".join(map(str, self))}')
-        return dict.__getitem__(self, key)
+        raise KeyError(f'no label {key!r}; there are {", ".join(map(str, self))}')
     def __contains__(self, key):
         try: self[key]
         except (KeyError, TypeError, IndexError): return False
         return True
 
     def flat(self):
-        "All labels by their paths"
+        "Return all labels by their paths"
         out = {}
-        for k, v in dict.items(self): out |= {f'{k}/{i}': a for i, a in v.flat().items()} if isinstance(v, Labels) else {k: v}
+        for k, v in dict.items(self):
+            if isinstance(v, Labels): out |= {f'{k}/{rest}': a for rest, a in v.flat().items()}
+            else: out[k] = v
         return out
 
     @classmethod
     def nested(cls, flat):
-        "Nest labels that are named by paths"
+        "Return nested labels from labels that are named by paths"
         out = cls()
         for path, a in flat.items():
             *folders, last = path.split('/')
             here = out
-            for f in folders: here = dict.setdefault(here, f, cls())
-            if not isinstance(here, cls) or last in dict.keys(here): raise ValueError(f'The label {path!r} has the name of another one or of a group.')
+            for f in folders:
+                if isinstance(here, cls): here = here.setdefault(f, cls())
+            if not isinstance(here, cls) or last in dict.keys(here):
+                raise ValueError(f'The label {path!r} has the name of another one or of a group.')
             here[last] = a
         return out
 
 def _label_files(root):
-    "Names of all label files of a folder, below its `labels` if there is one"
-    base = os.path.join(root, 'labels') if os.path.isdir(os.path.join(root, 'labels')) else str(root)
+    "Yield group (empty, or with `/` at its end) and path of all label files of a folder, or of its `labels`"
+    root, base = str(root), os.path.join(root, 'labels')
+    if not os.path.isdir(base):
+        for f in sorted(os.listdir(root)):
+            if _RAW.fullmatch(f) and not f.startswith('.'): yield '', os.path.join(root, f)
+        return
     for here, dirs, files in os.walk(base):
-        dirs[:] = sorted(d for d in dirs if not d.startswith('.')) if base != str(root) else []
-        below = os.path.relpath(here, base)
+        dirs[:] = sorted(d for d in dirs if not d.startswith('.'))
+        below = os.path.relpath(here, base).replace(os.sep, '/')
+        group = '' if below == '.' else f'{below}/'
         for f in sorted(files):
-            if f.endswith('.npy') and not f.startswith('.') and (base != str(root) or _RAW.fullmatch(f)):
-                yield '' if below == '.' else below.replace(os.sep, '/') + '/', os.path.join(here, f)
+            if f.endswith('.npy') and not f.startswith('.'): yield group, os.path.join(here, f)
 
 def _inside(root, path):
     real, base = os.path.realpath(path), os.path.realpath(root)
@@ -126,17 +140,21 @@ def find_labels(
     mode:str='r', # 'r': read-only; 'c': can be edited, and edits never reach the disk
 ): # labels by path, and loaders by path
     "Map all labels of a folder, with the loaders their file names state"
-    if os.path.isfile(os.path.join(root, MANIFEST)): return dict(Store(root).labels), {}
+    if os.path.isfile(os.path.join(root, MANIFEST)): return Store(root).labels, {}
     flat, loaders = {}, {}
-    for folder, path in _label_files(root):
+    for group, path in _label_files(root):
         key, loader, a = open_label(_inside(root, path), mode)
-        if folder + key in flat: raise ValueError(f'{root} has two files for the label {folder + key!r}.')
-        flat[folder + key] = a
-        if loader: loaders[folder + key] = loader
+        name = group + key
+        if name in flat: raise ValueError(f'{root} has two files for the label {name!r}.')
+        flat[name] = a
+        if loader: loaders[name] = loader
     if not flat: raise ValueError(f'{root} holds no labels.')
     lens = pd.Series({k: len(a) for k, a in flat.items()})
-    if (odd := lens[lens != lens.mode()[0]]).size:
-        raise ValueError(f'All labels of {root} need one value per row: {odd.index[0]!r} has {odd.iloc[0]:,}, others {lens.mode()[0]:,}.')
+    usual = lens.mode()[0]
+    odd = lens[lens != usual]
+    if odd.size:
+        raise ValueError(f'All labels of {root} need one value per row: {odd.index[0]!r} has {odd.iloc[0]:,}, '
+                         f'others {usual:,}.')
     return flat, loaders
 
 def read_labels(
@@ -150,25 +168,29 @@ def read_labels(
 _LOADERS = {}
 
 def register_loader(
-    name:str, # How a folder names it
-    make, # `make(values, root, **kwargs)`: called when a folder is opened, gives a function from one value to what is loaded
+    name:str, # Name of the loader in folders
+    make, # `make(values, root, **kwargs)`: returns a function from one value to what is loaded
 ):
-    "Let folders name a loader"
+    "Add a loader that folders can name"
     _LOADERS[name] = make
 
 def _named(name, known, allow, what):
-    "Look up what a folder names"
+    "Return the loader or base that a folder names"
     if not isinstance(name, str): raise ValueError(f'A {what} is named by text, got {name!r}.')
     if name in known: return known[name]
-    if '.' not in name: raise ValueError(f'Unknown {what} {name!r}; there are {", ".join(known)}. register_{what}({name!r}, …) adds one.')
-    if not any(name.startswith(p) for p in allow):
-        raise ValueError(f'The {what} {name!r} would import code that the folder chose. Register it, or allow its prefix: allow=[{name.rpartition(".")[0] + "."!r}].')
+    if '.' not in name:
+        raise ValueError(f'Unknown {what} {name!r}; there are {", ".join(known)}. register_{what}({name!r}, …) adds '
+                         'one.')
     module, _, attr = name.rpartition('.')
+    if not any(name.startswith(p) for p in allow):
+        raise ValueError(f'The {what} {name!r} would import code that the folder chose. Register it, or allow its '
+                         f'prefix: allow=[{module + "."!r}].')
     return getattr(importlib.import_module(module), attr)
 
 def category_loader(values, root, categories=None):
-    "Names of categories for their numbers"
-    if not isinstance(categories, (list, tuple)) or not categories: raise ValueError('a category needs its names: loader_kwargs: {label: {categories: […]}}.')
+    "Return a function from the number of a category to its name; an array of numbers becomes nested lists"
+    if not isinstance(categories, (list, tuple)) or not categories:
+        raise ValueError('a category needs its names: loader_kwargs: {label: {categories: […]}}.')
     a = np.asarray(values)
     if a.dtype.kind not in 'iu': raise ValueError(f'categories are numbered by integers, got {a.dtype}.')
     if a.size and (a.min() < 0 or a.max() >= len(categories)):
@@ -177,25 +199,30 @@ def category_loader(values, root, categories=None):
     names = np.array(categories, dtype=object)
     return lambda v: names[v].tolist() if np.ndim(v) else names[int(v)]
 
-def _at(root, path): return safe_path(root, os.path.relpath(path, root).replace(os.sep, '/') if os.path.isabs(path) else str(path))
+def _at(root, path):
+    if os.path.isabs(path): path = os.path.relpath(path, root).replace(os.sep, '/')
+    return safe_path(root, str(path))
 
 def numpy_loader(values, root):
-    "Arrays from the paths of `.npy` files below the folder"
+    "Return a function from the path of a `.npy` file below the folder to its array"
     return lambda path: np.load(_at(root, path), allow_pickle=False)
 
 def image_loader(values, root, support='0->255'):
-    "Pictures `(height, width, …)` from the paths of files below the folder"
-    scale = {'0->255': lambda a: a, '0->1': lambda a: (a/255).astype(np.float32), '-1->1': lambda a: (a/127.5 - 1).astype(np.float32)}
+    "Return a function from the path of a picture below the folder to its array `(height, width, …)`"
+    scale = {'0->255': lambda a: a, '0->1': lambda a: np.float32(a/255), '-1->1': lambda a: np.float32(a/127.5 - 1)}
     if support not in scale: raise ValueError(f'support is one of {", ".join(scale)}, got {support!r}.')
     def load(path):
-        with importlib.import_module('PIL.Image').open(_at(root, path)) as im: return scale[support](np.array(im))
+        with importlib.import_module('PIL.Image').open(_at(root, path)) as picture: a = np.array(picture)
+        return scale[support](a)
     return load
 
-for _name, _make in [('category', category_loader), ('np', numpy_loader), ('image', image_loader)]: register_loader(_name, _make)
+register_loader('category', category_loader)
+register_loader('np', numpy_loader)
+register_loader('image', image_loader)
 
 # %% ../../nbs/store/labels.ipynb #0643e37d
 def nested_map(f, nest):
-    "Apply a function to every leaf of a nest of dicts, lists and tuples"
+    "Apply a function to every leaf of nested dicts, lists and tuples"
     if isinstance(nest, dict): return {k: nested_map(f, v) for k, v in nest.items()}
     if isinstance(nest, (list, tuple)): return type(nest)(nested_map(f, v) for v in nest)
     return f(nest)
@@ -211,14 +238,18 @@ class LabelDataset:
         yaml = Path(root)/'meta.yaml'
         self.meta = read_yaml(yaml.read_bytes(), str(yaml)) if yaml.is_file() else {}
         flat, loaders = find_labels(self.root, mode)
-        loaders, kwargs = {**loaders, **_section(self.meta, 'loaders', yaml)}, _section(self.meta, 'loader_kwargs', yaml)
-        self.labels, self.loaders, self._load = Labels.nested(flat), loaders, {}
-        if absent := [k for k in loaders if k not in flat]:
-            raise ValueError(f'{self.root}: there is a loader for the label {absent[0]!r}, but no such label; there are {", ".join(flat)}.')
-        for k, name in loaders.items():
+        self.labels, self.loaders = Labels.nested(flat), {**loaders, **_section(self.meta, 'loaders', yaml)}
+        kwargs = _section(self.meta, 'loader_kwargs', yaml)
+        absent = [k for k in self.loaders if k not in flat]
+        if absent:
+            raise ValueError(f'{self.root}: there is a loader for the label {absent[0]!r}, but no such label; there '
+                             f'are {", ".join(flat)}.')
+        self._load = {}
+        for k, name in self.loaders.items():
             make = _named(name, _LOADERS, allow, 'loader')
             try: self._load[k] = make(flat[k], self.root, **(kwargs.get(k) or {}))
-            except (TypeError, ValueError) as e: raise ValueError(f'{self.root}: label {k!r}, loader {name!r}: {e}') from e
+            except (TypeError, ValueError) as e:
+                raise ValueError(f'{self.root}: label {k!r}, loader {name!r}: {e}') from e
 
     def __len__(self): return len(next(iter(self.labels.flat().values())))
     def __getitem__(self, i):
@@ -226,28 +257,39 @@ class LabelDataset:
         if isinstance(i, slice): return [self[k] for k in range(*i.indices(len(self)))]
         if np.ndim(i): return [self[k] for k in np.asarray(i).tolist()]
         if not -len(self) <= int(i) < len(self): raise IndexError(f'Asked for row {i}, but there are {len(self):,}.')
-        return dict(Labels.nested({k: self._load[k](a[i]) if k in self._load else a[i] for k, a in self.labels.flat().items()}))
+        row = {k: a[i] for k, a in self.labels.flat().items()}
+        row |= {k: load(row[k]) for k, load in self._load.items()}
+        return dict(Labels.nested(row))
     def table(self):
-        "One line per label: dtype, shape, loader"
-        return pd.DataFrame([dict(label=k, dtype=str(a.dtype), shape=str(a.shape), loader=self.loaders.get(k, '')) for k, a in self.labels.flat().items()]).set_index('label')
-    def __repr__(self): return f'{type(self).__name__}: {len(self):,} rows\n{str(self.meta.get("description", "")).strip()}\n{self.table()}'
+        "Return one line per label: dtype, shape, loader"
+        flat = self.labels.flat()
+        columns = dict(dtype=[str(a.dtype) for a in flat.values()], shape=[str(a.shape) for a in flat.values()])
+        columns['loader'] = [self.loaders.get(k, '') for k in flat]
+        return pd.DataFrame(columns, index=pd.Index(flat, name='label'))
+    def __repr__(self):
+        description = str(self.meta.get('description', '')).strip()
+        return f'{type(self).__name__}: {len(self):,} rows\n{description}\n{self.table()}'
 
 def _section(meta, key, path):
     out = meta.get(key) or {}
-    if not isinstance(out, dict): raise ValueError(f'{path}: {key} must map labels to values, got a {type(out).__name__}.')
+    if not isinstance(out, dict):
+        raise ValueError(f'{path}: {key} must map labels to values, got a {type(out).__name__}.')
     return out
 
 # %% ../../nbs/store/labels.ipynb #59c7a721
+def _is_leaf(views):
+    "Return whether this is one index array, rather than a dict or list of them"
+    if isinstance(views, dict): return False
+    return not (isinstance(views, (list, tuple)) and any(np.ndim(v) or isinstance(v, dict) for v in views))
+
 def flat_views(
     views, # Array, or nested dicts and lists of arrays
-    path='', # Where we are
+    path='', # Path of `views` in what they are part of
 )->dict: # path → array
-    "List the views of a nest by their paths"
-    if not isinstance(views, dict) and not (isinstance(views, (list, tuple)) and any(np.ndim(v) or isinstance(v, dict) for v in views)):
-        return {path or 'view': views}
-    items = views.items() if isinstance(views, dict) else enumerate(views)
+    "Return the index arrays of nested views by their paths"
+    if _is_leaf(views): return {path or 'view': views}
     out = {}
-    for k, v in items:
+    for k, v in views.items() if isinstance(views, dict) else enumerate(views):
         if isinstance(k, str) and ('/' in k or not k): raise ValueError(f'A view cannot be called {k!r}.')
         out |= flat_views(v, f'{path}/{k}' if path else str(k))
     if not out: raise ValueError(f'There is no view in {path or "the views"}.')
@@ -256,26 +298,30 @@ def flat_views(
 def check_view(
     view, # Index array `(n, …)`
     size:int, # Rows of the base
-    name:str, # How errors call it
+    name:str, # Name of the view in errors
 ): # int64 array, contiguous
-    "Check one index array: integers, within the base"
+    "Return one index array, checked: integers, within the base"
     a = np.asarray(view.detach().cpu() if hasattr(view, 'detach') else view)
     if a.dtype.kind not in 'iu': raise TypeError(f'View {name!r} must hold row numbers (integers), got {a.dtype}.')
     if a.ndim == 0: raise ValueError(f'View {name!r} must have one entry per example, got a single number.')
-    if ((bad := (a < 0) | (a >= size))).any():
-        at = tuple(int(i) for i in np.argwhere(bad)[0])
-        raise ValueError(f'View {name!r}, position {at if len(at) > 1 else at[0]}: there is no row {a[at]}; the base has rows 0 … {size-1:,}.')
+    bad = np.argwhere((a < 0) | (a >= size))
+    if len(bad):
+        at = tuple(bad[0].tolist())
+        row, position = a[at], at if len(at) > 1 else at[0]
+        raise ValueError(f'View {name!r}, position {position}: there is no row {row}; the base has rows 0 … '
+                         f'{size-1:,}.')
     return np.ascontiguousarray(a, np.int64)
 
 def check_views(
     views, # Array, or nested dicts and lists of arrays
     size:int, # Rows of the base
 )->dict: # path → int64 array
-    "Check index arrays: integers, within the base, as many examples in each"
+    "Return index arrays by their paths, checked: integers, within the base, as many examples in each"
     flat = {k: check_view(v, size, k) for k, v in flat_views(views).items()}
-    first = next(iter(flat))
+    first, n = next((k, len(a)) for k, a in flat.items())
     for k, a in flat.items():
-        if len(a) != len(flat[first]): raise ValueError(f'Views need one entry per example each: {first!r} has {len(flat[first]):,}, {k!r} has {len(a):,}.')
+        if len(a) != n:
+            raise ValueError(f'Views need one entry per example each: {first!r} has {n:,}, {k!r} has {len(a):,}.')
     return flat
 
 # %% ../../nbs/store/labels.ipynb #3441d378
@@ -283,42 +329,52 @@ def sequence_index(
     ids, # Number of each row within its recording: 0, 1, 2, …, 0, 1, …
     length:int, # Rows in a window
     step:int=1, # Rows from the start of one window to the start of the next, counted from the start of each recording
-    strategy:str='raise', # With recordings too short for a window: 'raise', 'remove', or 'reset' (repeat their last row)
+    strategy:str='raise', # Of recordings too short for a window: 'raise', 'remove', or 'reset' (repeat their last row)
     base_step:int=1, # Rows from one row of a window to its next
 ): # int64 `(windows, length)`
-    "Index the windows of rows that do not leave their recording"
+    "Return the rows of all windows that do not leave their recording"
     ids = np.asarray(ids)
-    if ids.ndim != 1 or ids.dtype.kind not in 'iu': raise TypeError(f'ids must be integers along one axis, got {ids.dtype} {ids.shape}.')
-    if min(length, step, base_step) < 1: raise ValueError(f'length, step and base_step must be at least 1, got {length}, {step}, {base_step}.')
-    if strategy not in ('raise', 'remove', 'reset'): raise ValueError(f"strategy must be 'raise', 'remove' or 'reset', got {strategy!r}.")
+    if ids.ndim != 1 or ids.dtype.kind not in 'iu':
+        raise TypeError(f'ids must be integers along one axis, got {ids.dtype} {ids.shape}.')
+    if min(length, step, base_step) < 1:
+        raise ValueError(f'length, step and base_step must be at least 1, got {length}, {step}, {base_step}.')
+    if strategy not in ('raise', 'remove', 'reset'):
+        raise ValueError(f"strategy must be 'raise', 'remove' or 'reset', got {strategy!r}.")
     starts = np.flatnonzero(ids == 0)
     lens = np.diff(np.append(starts, len(ids)))
-    wrong = np.flatnonzero(ids != np.arange(len(ids)) - np.repeat(starts, lens)) if len(starts) and starts[0] == 0 else np.arange(len(ids))[:1]
-    if len(wrong): raise ValueError(f'ids must count 0, 1, 2, … in each recording; at position {wrong[0]} there is {ids[wrong[0]]}.')
+    if len(ids) and ids[0] != 0: _refuse_ids(ids, 0)
+    wrong = np.flatnonzero(ids != np.arange(len(ids)) - np.repeat(starts, lens))
+    if len(wrong): _refuse_ids(ids, wrong[0])
     span = (length-1)*base_step + 1
     short = lens < span
     if strategy == 'raise' and short.any():
-        r = int(np.flatnonzero(short)[0])
-        raise ValueError(f'Recording {r} (from position {starts[r]}) has {lens[r]} rows, a window spans {span}. {int(short.sum()):,} of {len(lens):,} recordings are '
-                         "too short: strategy='remove' leaves them out, 'reset' repeats their last row.")
+        r, n_short = int(np.flatnonzero(short)[0]), int(short.sum())
+        raise ValueError(f'Recording {r} (from position {starts[r]}) has {lens[r]} rows, a window spans {span}. '
+                         f'{n_short:,} of {len(lens):,} recordings are too short: '
+                         "strategy='remove' leaves them out, 'reset' repeats their last row.")
     n = np.where(short, int(strategy == 'reset'), (lens - span)//step + 1)
-    rec = np.repeat(np.arange(len(lens)), n)
-    within = (np.arange(len(rec)) - np.repeat(np.cumsum(n) - n, n))*step
-    rows = within[:, None] + np.arange(length)*base_step
-    return (starts[rec][:, None] + np.minimum(rows, lens[rec][:, None] - 1)).astype(np.int64)
+    recording = np.repeat(np.arange(len(lens)), n)
+    number = np.arange(len(recording)) - np.repeat(np.cumsum(n) - n, n)
+    rows = (number*step)[:, None] + np.arange(length)*base_step
+    rows = np.minimum(rows, lens[recording][:, None] - 1)
+    return (starts[recording][:, None] + rows).astype(np.int64)
+
+def _refuse_ids(ids, at):
+    raise ValueError(f'ids must count 0, 1, 2, … in each recording; at position {at} there is {ids[at]}.')
 
 # %% ../../nbs/store/labels.ipynb #d75678ca
 class ViewLabels(Labels):
-    "Labels of a base through index arrays, looked up when asked for; further labels of the examples themselves beside them"
+    "Labels of a base through index arrays, looked up when asked for; and labels of the examples themselves"
     @classmethod
     def through(cls, flat, base, own=None):
-        "One group of labels per view"
-        return cls.nested({**{f'{v}/{k}': _Through(a, i) for v, i in flat.items() for k, a in base.items()}, **(own or {})})
+        "Return one group of labels per view"
+        seen = {f'{v}/{k}': _Through(a, i) for v, i in flat.items() for k, a in base.items()}
+        return cls.nested(seen | (own or {}))
     def __getitem__(self, key):
         out = super().__getitem__(key)
         return out() if isinstance(out, _Through) else out
     def flat(self):
-        "All labels by their paths, looked up"
+        "Return all labels by their paths, looked up"
         return {k: a() if isinstance(a, _Through) else a for k, a in super().flat().items()}
 
 class _Through:
@@ -329,12 +385,11 @@ def view_fingerprint(
     flat:dict, # path → index array
     base:dict, # path → label of the base
 )->str: # 20 hex digits
-    "Tell other views, or other labels of the base, apart"
-    sha = hashlib.sha256()
-    for group in (flat, base):
-        for k, a in sorted(group.items()):
-            sha.update(json.dumps([k, a.dtype.str, a.shape]).encode())
-            for i in range(0, len(a), 1 << 16): sha.update(np.ascontiguousarray(a[i:i + (1 << 16)]).reshape(-1).view(np.uint8).data)
+    "Return what tells other views, or other labels of the base, apart"
+    sha, step = hashlib.sha256(), 1 << 16
+    for k, a in [*sorted(flat.items()), *sorted(base.items())]:
+        sha.update(json.dumps([k, a.dtype.str, a.shape]).encode())
+        for i in range(0, len(a), step): sha.update(as_bytes(a[i:i + step]))
     return sha.hexdigest()[:20]
 
 def export_labels(
@@ -344,9 +399,9 @@ def export_labels(
     rebuild:bool=False, # Make it anew even if it is there
     progress=None, # Wraps what is counted, as `fastprogress.progress_bar` or `tqdm` do
 )->dict: # path → mapped label
-    "Look up all labels once and keep them on disk: beside the view, or in the user's cache where that cannot be written"
+    "Look up all labels once and keep them on disk: beside the view, or in the user's cache if that is read-only"
     home = os.path.join(root, '.view-labels')
-    if not os.access(root if not os.path.exists(home) else home, os.W_OK):
+    if not os.access(home if os.path.exists(home) else root, os.W_OK):
         home = os.path.join(cache_folder(), 'views', hashlib.sha256(os.path.realpath(root).encode()).hexdigest()[:20])
     done = os.path.join(home, view_fingerprint(flat, base))
     with locked(home):
@@ -354,26 +409,29 @@ def export_labels(
     return read_labels(done).flat()
 
 def _export(flat, base, home, done, progress):
-    temp = os.path.join(home, '.tmp-labels')
-    for old in [temp, *(p for p in map(str, Path(home).iterdir()) if os.path.isdir(p))]: shutil.rmtree(old, ignore_errors=True)
-    jobs = [(v, i, k, a) for v, i in flat.items() for k, a in base.items()]
-    for v, i, k, a in jobs if progress is None else progress(jobs, total=len(jobs)): store_label_mmap(a[i], temp, f'{v}/{k}')
-    os.replace(temp, done)
+    "Write all labels into a folder that is there whole or not at all; older ones are removed"
+    remove_orphans(home, ())
+    for old in Path(home).iterdir():
+        if old.is_dir(): shutil.rmtree(old, ignore_errors=True)
+    jobs = [(f'{v}/{k}', a, i) for v, i in flat.items() for k, a in base.items()]
+    if progress is not None: jobs = progress(jobs, total=len(jobs))
+    with atomic(done) as temp:
+        for name, a, i in jobs: store_label_mmap(a[i], temp, name)
 
 # %% ../../nbs/store/labels.ipynb #557ab9f2
 _BASES = {}
 
 def register_base(
-    name:str, # How a folder names it
-    make, # Called with `base_kwargs`; gives a dataset
+    name:str, # Name of the base in folders
+    make, # Called with `base_kwargs`; returns a dataset
 ):
-    "Let view folders name a base"
+    "Add a base that view folders can name"
     _BASES[name] = make
 
 register_base('edflow.data.believers.meta.MetaDataset', LabelDataset)
 
 def open_base(meta, root, allow=()):
-    "Make the base that a view folder names; a relative `root` of it counts from the view folder"
+    "Return the base that a view folder names; a relative `root` of it counts from the view folder"
     name, kwargs = meta.get('base_dset'), meta.get('base_kwargs') or {}
     if name is None: raise ValueError(f'{root}/meta.yaml names no base: base_dset is missing.')
     if not isinstance(kwargs, dict): raise ValueError(f'{root}/meta.yaml: base_kwargs must map names to values.')
@@ -384,14 +442,14 @@ def open_base(meta, root, allow=()):
 
 def folder_views(
     own, # `LabelDataset` of the view folder
-): # the nest of index arrays; paths of the labels that are not views
-    "The views of a folder, as its `meta.yaml` nests them"
-    names = own.meta.get('views', 'view')
-    used = []
+): # the nested index arrays; paths of the labels that are not views
+    "Return the views of a folder, nested as in its `meta.yaml`"
+    flat, used = own.labels.flat(), []
     def leaf(name):
-        if not isinstance(name, str) or name not in own.labels or isinstance(own.labels[name], dict):
-            raise ValueError(f'{own.root}/meta.yaml: the view {name!r} is no label of this folder; there are {", ".join(own.labels.flat())}.')
+        if not isinstance(name, str) or name not in flat:
+            raise ValueError(f'{own.root}/meta.yaml: the view {name!r} is no label of this folder; there are '
+                             f'{", ".join(flat)}.')
         used.append(name)
-        return own.labels[name]
-    views = nested_map(leaf, names)
-    return views, [k for k in own.labels.flat() if k not in used]
+        return flat[name]
+    views = nested_map(leaf, own.meta.get('views', 'view'))
+    return views, [k for k in flat if k not in used]

@@ -1,4 +1,4 @@
-"""A split in a file, which knows the data it was made for
+"""A split in a file, together with the data it was made for
 
 Docs: https://tsmeta.github.io/tsmeta/store/split_file.html.md"""
 
@@ -16,24 +16,29 @@ from pathlib import Path
 from ..splits.index import runs, View
 from ..splits.splits import as_splits, Parts
 from ..splits.splitters import as_meta
-from .disk import write_whole
+from .disk import write_file
+from .manifest import check_fields, is_column, is_list, is_text, is_whole
 
 # %% ../../nbs/store/split_file.ipynb #403c115d
 FORMAT = 'tsmeta-splits 1'
 
+def _one_or_each(values):
+    "Return the values as a list, one where all are the same"
+    values = np.asarray(values).tolist()
+    return values[:1] if len(set(values)) == 1 else values
+
 def data_facts(
-    meta, # Anything with `index`, `names`, `stride` and `extent`; or with a length only
+    meta, # Anything with `index`, `lens`, `names`, `stride` and `extent`; or with a length only
 )->dict: # names, rows, stride, extent: one value per dataset; of stride and extent one for all where they are the same
-    "Say what row numbers depend on: the datasets, their order and rows, and the steps that a row covers"
+    "Return what row numbers depend on: the datasets, their order and rows, and the steps that a row covers"
     if not hasattr(meta, 'index') or not hasattr(meta, 'lens'): meta = as_meta(meta)
-    short = lambda a: a[:1] if len(set(a)) == 1 else a
-    stride, extent = (short(np.asarray(o).tolist()) for o in (meta.stride, meta.extent))
-    return dict(names=[str(n) for n in meta.names], rows=meta.index.lens.tolist(), stride=stride, extent=extent)
+    names, rows = [str(n) for n in meta.names], meta.index.lens.tolist()
+    return dict(names=names, rows=rows, stride=_one_or_each(meta.stride), extent=_one_or_each(meta.extent))
 
 def data_key(
     facts:dict, # From `data_facts`
 )->str:
-    "Tell data with other datasets, rows or windows apart: 16 hex digits"
+    "Return what tells data with other datasets, rows or windows apart: 16 hex digits"
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 # %% ../../nbs/store/split_file.ipynb #24fa8830
@@ -41,50 +46,68 @@ def write_splits(
     path, # The file to be, such as 'splits.json'
     meta, # What was split
     splits, # The subsets in any form: rows by name, specs, a splitter, a split metadataset
-    how:str='', # In words, for those who read the file
+    how:str='', # How the split was made, for those who read the file
     overwrite:bool=False, # Replace the file that is there
 ):
-    "Write which rows are in each subset, and for which data that holds"
+    "Write which rows are in each subset, and the data that they belong to"
     path = Path(path)
     if path.exists() and not overwrite: raise ValueError(f'{path} is there already. overwrite=True replaces it.')
     facts, views = data_facts(meta), as_splits(splits, meta)
-    parts = {s: dict(rows=len(v), key=v.fingerprint(), stretches=np.stack(runs(v), 1).tolist()) for s, v in views.items()}
+    parts = {}
+    for name, view in views.items():
+        stretches = np.stack(runs(view), 1).tolist()
+        parts[name] = dict(rows=len(view), key=view.fingerprint(), stretches=stretches)
     doc = dict(format=FORMAT, how=how, splits=parts, key=data_key(facts), data=facts)
-    write_whole(path.parent, path.name, [json.dumps(doc, ensure_ascii=False).encode()])
+    write_file(path.parent, path.name, [json.dumps(doc, ensure_ascii=False).encode()])
 
 # %% ../../nbs/store/split_file.ipynb #f6e328b0
+def _is_texts(v): return isinstance(v, dict) and all(map(is_text, v))
+def _is_stretch(v): return is_column(v) and len(v) == 2
+_DOC = {'how': (is_text, 'text'), 'key': (is_text, 'text'), 'data': (_is_texts, 'a mapping')}
+_DOC['splits'] = lambda v: _is_texts(v) and v, 'the subsets by name'
+_DATA = {k: (is_column, 'a list of whole numbers') for k in ('rows', 'stride', 'extent')}
+_DATA['names'] = is_list(is_text), 'a list of names'
+_PART = {'rows': (is_whole(0), 'a whole number'), 'key': (is_text, 'text')}
+_PART['stretches'] = is_list(_is_stretch), 'a list of first ids and ends'
+
 def _read(path):
-    "The document in a splits file, checked for its form"
+    "Return the document in a splits file, with every field checked"
     try: doc = json.loads(Path(path).read_bytes())
     except FileNotFoundError: raise ValueError(f'There is no splits file {path}.') from None
     except (ValueError, RecursionError) as e: raise ValueError(f'{path} is not a splits file: {e}') from None
-    if not isinstance(doc, dict) or doc.get('format') != FORMAT: raise ValueError(f'{path} is not a splits file of the format {FORMAT!r}.')
-    facts, splits = doc.get('data'), doc.get('splits')
-    whole = isinstance(facts, dict) and set(facts) == {'names', 'rows', 'stride', 'extent'} and isinstance(splits, dict) and splits
-    if not whole or data_key(facts) != doc.get('key'): raise ValueError(f'{path} is damaged: it does not describe the data that it was made for.')
+    if not isinstance(doc, dict) or doc.get('format') != FORMAT:
+        raise ValueError(f'{path} is not a splits file of the format {FORMAT!r}.')
+    try:
+        check_fields(doc, _DOC, path)
+        check_fields(doc['data'], _DATA, path, 'data')
+        for name, part in doc['splits'].items(): check_fields(part, _PART, path, f'splits[{name!r}]')
+    except ValueError as e: raise ValueError(f'{path} is damaged: {e}') from None
+    facts, n = doc['data'], len(doc['data']['names'])
+    fits = len(facts['rows']) == n and all(len(facts[k]) in (1, n) for k in ('stride', 'extent'))
+    if not fits or data_key(facts) != doc['key']:
+        raise ValueError(f'{path} is damaged: it does not describe the data that it was made for.')
     return doc
 
 def _view(path, name, part, size):
-    "The rows of one subset, if they are what they were"
-    try:
-        at = np.array(part['stretches'], np.int64).reshape(-1, 2)
-        good = at.min(initial=0) >= 0 and at.max(initial=0) <= size and (at[:, 0] <= at[:, 1]).all()
-        view = View.of_ranges(at[:, 0], at[:, 1], size) if good else None
-        good = good and len(view) == part['rows'] and view.fingerprint() == part['key']
-    except (KeyError, TypeError, ValueError, OverflowError): good = False
-    if not good: raise ValueError(f'{path} is damaged: the rows of {name!r} are not those that were written.')
+    "Return the rows of one subset, if they are what they were"
+    at = np.array(part['stretches'], np.int64).reshape(-1, 2)
+    try: view = View.of_ranges(at[:, 0], at[:, 1], size)
+    except (IndexError, ValueError): view = None
+    if view is None or len(view) != part['rows'] or view.fingerprint() != part['key']:
+        raise ValueError(f'{path} is damaged: the rows of {name!r} are not those that were written.')
     return view
 
-def _differs(made, now):
-    "The first thing in which data differs from what a split was made for"
-    if len(made['names']) != len(now['names']): return f'it was made for {len(made["names"]):,} datasets, here are {len(now["names"]):,}'
+def _difference(made, now):
+    "Return the first thing in which data differs from what a split was made for"
+    if len(made['names']) != len(now['names']):
+        return f'it was made for {len(made["names"]):,} datasets, here are {len(now["names"]):,}'
     for d, (a, b, n, m) in enumerate(zip(made['names'], now['names'], made['rows'], now['rows'])):
         if (a, n) != (b, m): return f'dataset {d} was {a!r} with {n:,} rows, now it is {b!r} with {m:,}'
-    what = next(k for k in ('stride', 'extent') if made[k] != now[k])
+    what = 'stride' if made['stride'] != now['stride'] else 'extent'
     return f'windows had the {what} {made[what][0]} (in steps), now {now[what][0]}'
 
 class SplitFile:
-    "Split as a file says that `write_splits` wrote"
+    "Split as in a file that `write_splits` wrote"
     def __init__(self,
         path, # The file
     ): self.path, self.doc = os.fspath(path), _read(path)
@@ -92,9 +115,10 @@ class SplitFile:
     def __call__(self,
         meta, # The data that the split was made for
     )->Parts: # Views by name
-        "Tell the rows of each subset, or what is different about the data"
+        "Return the rows of each subset; raise a `ValueError` that names the difference for other data"
         now = data_facts(meta)
-        if data_key(now) != self.doc['key']: raise ValueError(f'{self.path} was made for other data: {_differs(self.doc["data"], now)}. Split anew.')
+        if data_key(now) != self.doc['key']:
+            raise ValueError(f'{self.path} was made for other data: {_difference(self.doc["data"], now)}. Split anew.')
         views = {s: _view(self.path, s, part, sum(now['rows'])) for s, part in self.doc['splits'].items()}
         return Parts(views.values(), list(views), meta=meta)
 
