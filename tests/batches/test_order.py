@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tsmeta.batches.mix import BucketPlan, RunPlan
+from tsmeta.batches.plan import BucketPlan, RunPlan
 from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.load.loader import TSMetaDataLoaders
 from tsmeta.data.dataset import TSMetaDataset
-from tsmeta.batches.mix import Mix, MixPlan, check_mix
+from tsmeta.batches.mix import Mix
+from tsmeta.batches.plan import MixPlan, check_mix
 from tsmeta.batches.plan import BlockPlan, WithinPlan, order_plan
 from tsmeta.batches.plan import Plan, check_plan
 from tsmeta.batches.plan import PartialPlan, StratifiedPlan, WeightedPlan

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 import tsmeta.splits.splits # gives views their fingerprint
-from tsmeta.splits.spec import portion
+from tsmeta.splits.spec import round_share
 from tsmeta.splits.spec import ReadInstruction, Split, percent
 from tsmeta.splits.splits import Splits, even_splits, resolve, select, split_for_process
 
@@ -104,7 +104,7 @@ numbers = st.integers(0, 2**62)
 shares = st.fractions(0, 1, max_denominator=10**6)
 
 @given(st.lists(numbers, min_size=1), shares)
-def test_portion_is_exact(n, p): assert portion(np.array(n), p).tolist() == [round(p*x) for x in n]
+def test_portion_is_exact(n, p): assert round_share(np.array(n), p).tolist() == [round(p*x) for x in n]
 
 @given(st.integers(0, 10**6), st.decimals(0, 100, places=2))
 def test_a_percentage_and_its_complement_part_the_data(n, p):

@@ -5,12 +5,12 @@ import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from fastcore.foundation import L
 from tsmeta.splits.index import Index, View
-from tsmeta.splits.leakage import apply_policy, check_leakage, purge, widen
-from tsmeta.splits.index import minus, overlaps
+from tsmeta.splits.leakage import apply_policy, check_leakage, purge, dilate
+from tsmeta.splits.index import difference, overlaps
 from tsmeta.splits.splits import Splits, select
-from tsmeta.splits.index import merge, take
+from tsmeta.splits.index import merge_ranges, take
 from tsmeta.splits.splitters import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
-from tsmeta.splits.splits import Parts, as_splits, describe
+from tsmeta.splits.splits import SplitResult, as_splits, describe
 
 settings.register_profile('laws', deadline=None, derandomize=True)
 settings.load_profile('laws')
@@ -268,11 +268,11 @@ def test_purge_leaves_no_leak_and_drops_no_more_than_needed(case, gap):
 def test_stretches_are_sets(a, b):
     a, b = [np.array([sorted(x) for x in s], np.int64).reshape(-1, 2) for s in (a, b)]
     written = lambda s: [i for lo, hi in s for i in range(lo, hi)]
-    merged = merge(*b.T)
+    merged = merge_ranges(*b.T)
     assert [*map(int, written(zip(*merged)))] == sorted(set(written(b)))
     _, lo, hi = overlaps(a.T, merged)
     assert written(zip(lo, hi)) == [i for i in written(a) if i in set(written(b))]
-    for view in (View.of_ranges(*a.T, 40), View(written(a), 40)): assert list(minus(view, *merged)) == [i for i in written(a) if i not in set(written(b))]
+    for view in (View.of_ranges(*a.T, 40), View(written(a), 40)): assert list(difference(view, *merged)) == [i for i in written(a) if i not in set(written(b))]
 
 @given(st.lists(st.integers(0, 29), max_size=30), st.data())
 def test_take_is_indexing(ids, data):
@@ -310,7 +310,7 @@ def test_ten_million_rows_in_ten_thousand_datasets():
         t = time.perf_counter(); parts = s(meta); t = time.perf_counter() - t
         _, peak = tracemalloc.get_traced_memory(); tracemalloc.stop()
         assert t < 1 and peak < 20e6, (s, t, peak)
-        if isinstance(parts, Parts): assert sum(v.nbytes for v in parts) < 64*10_000*len(parts) and all(v.ranges is not None for v in parts)
+        if isinstance(parts, SplitResult): assert sum(v.nbytes for v in parts) < 64*10_000*len(parts) and all(v.ranges is not None for v in parts)
     leaky = as_splits({'train': select(Splits(meta), 'train[:80%]', per='dataset'), 'valid': select(Splits(meta), 'train[80%:]', per='dataset')}, meta)
     t = time.perf_counter(); clean, dropped = purge(meta, leaky); report = check_leakage(meta, clean); t = time.perf_counter() - t
     assert t < 1 and len(report) == 0 and dropped.rows.sum() == 7*10_000 and clean['train'].ranges is not None

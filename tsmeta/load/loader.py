@@ -393,7 +393,7 @@ _CHANGED = dict(datasets='the names or lengths of the datasets', rows='the rows 
                 order='batch size, shuffling, drop_last, seed, weights or mix')
 _WORDS = dict(n='number of rows', bs='batch size', shuffle='shuffling', within='shuffling', block='shuffling', mixed='shuffling', quota='mix', by='batching', runs='batching')
 
-def _facts_of(plan): return {k: hashlib.sha256(repr(v).encode()).hexdigest()[:6] for k, v in plan._facts().items()}
+def _facts_of(plan): return {k: hashlib.sha256(repr(v).encode()).hexdigest()[:6] for k, v in plan.facts().items()}
 
 def order_changed(
     dl:TSMetaDataLoader, # A loader

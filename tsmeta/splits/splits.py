@@ -6,7 +6,7 @@ Docs: https://tsmeta.github.io/tsmeta/splits/splits.html.md"""
 
 # %% auto #0
 __all__ = ['NAMES', 'Splits', 'instruction', 'map_spec', 'resolve', 'Selection', 'select', 'even_splits', 'split_for_process',
-           'left_out', 'Parts', 'describe', 'describe_lines', 'group_codes', 'warn_caller', 'call_splitter',
+           'left_out', 'SplitResult', 'describe', 'describe_lines', 'group_codes', 'warn_caller', 'call_splitter',
            'holds_parts', 'seen', 'as_splits']
 
 # %% ../../nbs/splits/splits.ipynb #35074a86
@@ -17,13 +17,13 @@ from fastcore.foundation import L
 from functools import cached_property
 
 # %% ../../nbs/splits/splits.ipynb #35074a87
-from .index import covered, Index, pieces, rows_of_each, runs, take, View
+from .index import merged_ranges, Index, by_dataset, rows_of_each, to_ranges, take, View
 from .spec import did_you_mean, ReadInstruction, Shards, Split
 
 # %% ../../nbs/splits/splits.ipynb #d6dfb523
 def _view_shards(view, index, names):
     "A view as shards: one for each run of rows of the same dataset"
-    ds, _, n = pieces(index, *runs(view))
+    ds, _, n = by_dataset(index, *to_ranges(view))
     if len(view) == len(index) and len(n) == np.count_nonzero(index.lens) and (np.diff(ds) > 0).all(): return Shards(index.lens, names)
     first = np.flatnonzero(np.diff(ds, prepend=-1) != 0)
     return Shards(np.add.reduceat(n, first) if len(n) else [], [names[d] for d in ds[first]])
@@ -104,11 +104,11 @@ class Selection(View):
     "View the rows a spec selects, and tell of which datasets they are"
     def __init__(self, splits:Splits, spec, per=None, rounding=None):
         views = [take(splits.views[s], lo, hi) for s, lo, hi in instruction(spec).ranges(splits.shards, per, rounding)]
-        stretches = [np.stack(runs(v), 1) for v in views]
+        stretches = [np.stack(to_ranges(v), 1) for v in views]
         if len(views) == 1: vars(self).update(vars(views[0]))
         else: vars(self).update(vars(View.of_ranges(*np.concatenate([np.zeros((0, 2), np.int64), *stretches]).T, len(splits.index))))
         self.spec, self.per, self.index, self.names = spec, per, splits.index, splits.names
-        cut = [pieces(splits.index, *s.T) for s in stretches]
+        cut = [by_dataset(splits.index, *s.T) for s in stretches]
         cut = [np.stack([np.full(len(ds), k), ds, skip, n]) for k, (ds, skip, n) in enumerate(cut)]
         self.n_parts, (self._part, self._ds, self._skip, self._take) = len(views), np.concatenate([np.zeros((4, 0), np.int64), *cut], 1)
 
@@ -229,7 +229,7 @@ def left_out(o):
     if short is not None and len(short): lines.append(f'too short for a share: {len(short):,} datasets, see .short')
     return lines
 
-class Parts(tuple):
+class SplitResult(tuple):
     "Hold the subsets a splitter made, in order: views by number or name"
     def __new__(cls,
         views, # Rows of each subset: views, or arrays of row numbers
@@ -246,7 +246,7 @@ class Parts(tuple):
         if not isinstance(i, str): return super().__getitem__(i)
         if i not in self.names: raise ValueError(f'No subset {i!r}; there are {", ".join(self.names)}.')
         return super().__getitem__(self.names.index(i))
-    def __reduce__(self): return Parts, (list(self), self.names, self.purged, self.short)
+    def __reduce__(self): return SplitResult, (list(self), self.names, self.purged, self.short)
     def asdict(self): return dict(zip(self.names, self))
     def to_L(self): return L(L(np.asarray(v).tolist()) for v in self)
     def __repr__(self):
@@ -335,7 +335,7 @@ def seen(meta):
 
 def _within(view, part):
     "Are all rows of a view rows of a part?"
-    (a, b), (starts, stops) = covered(view), covered(part)
+    (a, b), (starts, stops) = merged_ranges(view), merged_ranges(part)
     k = np.searchsorted(starts, a, side='right') - 1
     return bool((k >= 0).all() and (b <= stops[k]).all())
 
@@ -358,13 +358,13 @@ def _as_view(name, rows, meta, splits, per, rounding):
         raise TypeError(f'Subset {name!r} holds subsets itself. Of several folds pass one: for fold in folds: meta.split(fold).')
     try: view = rows if isinstance(rows, View) else View(rows, n)
     except IndexError as e: raise IndexError(f'Subset {name!r}: {e}') from None
-    return view if part is None else take(part, *runs(view))
+    return view if part is None else take(part, *to_ranges(view))
 
 # %% ../../nbs/splits/splits.ipynb #a0a62d89
 def _named(splits):
     "The parts of a split by name, in whatever it holds them"
     if hasattr(splits, 'splits') and not _is_meta(splits): splits = splits.splits
-    if isinstance(splits, Parts): return splits.asdict()
+    if isinstance(splits, SplitResult): return splits.asdict()
     if hasattr(splits, 'keys') and not hasattr(splits, 'dtype'): return {s: splits[s] for s in splits.keys()}
     if _is_spec(splits): splits = [splits]
     if not _is_rows(splits) or isinstance(splits, (View, slice)) or _is_meta(splits) or not all(map(_is_rows, splits)):

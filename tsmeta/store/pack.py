@@ -19,7 +19,7 @@ from pathlib import Path
 from ..sources.base import _blocks
 from ..sources.policies import policies_to_json
 from ..sources.recordings import Clock, clocked, one_kind
-from ..splits.index import runs
+from ..splits.index import to_ranges
 from ..splits.splits import as_splits
 from .disk import FORMAT, locked, MANIFEST, read_yaml, seal, sweep, WITH_GAPS, write_whole
 from .store import Store
@@ -274,7 +274,7 @@ def _write_splits(root, splits, meta, key, version):
     for name, v in views.items():
         if isinstance(given.get(name), str): out[str(name)] = dict(spec=given[name], key=key, version=version)
         else:
-            f = write_label(root, f'splits/{name}', np.column_stack(runs(v)).astype(np.int64))
+            f = write_label(root, f'splits/{name}', np.column_stack(to_ranges(v)).astype(np.int64))
             files[f.pop('file')] = f
             out[str(name)] = dict(ranges=list(files)[-1], key=key, version=version)
     return out, files

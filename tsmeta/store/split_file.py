@@ -13,8 +13,8 @@ import numpy as np
 from pathlib import Path
 
 # %% ../../nbs/store/split_file.ipynb #7d2c17e1
-from ..splits.index import runs, View
-from ..splits.splits import as_splits, Parts
+from ..splits.index import to_ranges, View
+from ..splits.splits import as_splits, SplitResult
 from ..splits.splitters import as_meta
 from .disk import write_whole
 
@@ -48,7 +48,7 @@ def write_splits(
     path = Path(path)
     if path.exists() and not overwrite: raise ValueError(f'{path} is there already. overwrite=True replaces it.')
     facts, views = data_facts(meta), as_splits(splits, meta)
-    parts = {s: dict(rows=len(v), key=v.fingerprint(), stretches=np.stack(runs(v), 1).tolist()) for s, v in views.items()}
+    parts = {s: dict(rows=len(v), key=v.fingerprint(), stretches=np.stack(to_ranges(v), 1).tolist()) for s, v in views.items()}
     doc = dict(format=FORMAT, how=how, splits=parts, key=data_key(facts), data=facts)
     write_whole(path.parent, path.name, [json.dumps(doc, ensure_ascii=False).encode()])
 
@@ -91,12 +91,12 @@ class SplitFile:
 
     def __call__(self,
         meta, # The data that the split was made for
-    )->Parts: # Views by name
+    )->SplitResult: # Views by name
         "Tell the rows of each subset, or what is different about the data"
         now = data_facts(meta)
         if data_key(now) != self.doc['key']: raise ValueError(f'{self.path} was made for other data: {_differs(self.doc["data"], now)}. Split anew.')
         views = {s: _view(self.path, s, part, sum(now['rows'])) for s, part in self.doc['splits'].items()}
-        return Parts(views.values(), list(views), meta=meta)
+        return SplitResult(views.values(), list(views), meta=meta)
 
     def __repr__(self):
         rows = ', '.join(f'{s} {p["rows"]:,}' for s, p in self.doc['splits'].items())
