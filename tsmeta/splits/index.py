@@ -188,7 +188,9 @@ class View:
         size:int, # Rows of the metadataset the ids refer to
     ):
         self.size, self._ids = size, None
-        if isinstance(idxs, View): idxs = idxs.ids()
+        if isinstance(idxs, View):
+            if idxs.ranges is not None: return self._set_ranges(*idxs.ranges.T)
+            idxs = idxs.ids()
         idxs = as_range(idxs, size)
         if isinstance(idxs, range) and idxs.step == 1 and idxs.start >= 0:
             to_ids(idxs[:1], size)

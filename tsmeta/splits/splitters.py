@@ -8,87 +8,101 @@ Docs: https://tsmeta.github.io/tsmeta/splits/splitters.html.md"""
 __all__ = ['as_meta', 'Splitter', 'embargo_rows', 'EachSplitter', 'WalkForwardSplitter', 'HoldoutSplitter', 'SklearnSplitter']
 
 # %% ../../nbs/splits/splitters.ipynb #508c5a4e
-import hashlib, inspect, warnings
+import inspect, warnings
 import numpy as np, pandas as pd
 from fastcore.basics import patch
 from fractions import Fraction
-from types import SimpleNamespace
 
 # %% ../../nbs/splits/splitters.ipynb #508c5a4f
-from .index import merged_ranges, Index, to_ranges, take, View
+from .index import digest, merged_ranges, View
 from .spec import did_you_mean, round_share
-from .splits import group_codes, NAMES, SplitResult, seen, warn_caller
+from .splits import DataLayout, group_codes, is_meta, NAMES, seen, SplitResult, warn_caller
 
 # %% ../../nbs/splits/splitters.ipynb #30b252db
-def as_meta(o):
-    "Take anything with a length for a metadataset of one dataset; labels, where `o` is a list of them, are its targets"
-    if hasattr(o, 'index') and hasattr(o, 'lens'): return o if seen(o) is None else _Part(o)
-    y, one = np.asarray(o) if np.ndim(o) == 1 else None, np.ones(1, np.int64)
-    if y is not None and y.dtype.kind not in 'iuf': y = pd.factorize(y)[0]
-    return SimpleNamespace(index=Index([len(o)]), lens=np.array([len(o)]), names=['0'], info=None, stride=one, extent=one,
-        targets=lambda ids=None: y if ids is None or y is None else y[ids])
-
-class _Part:
-    "The rows a set sees as a metadataset of their own, dataset by dataset in time order"
-    def __init__(self, o):
-        self.o, view = o, seen(o)
+class _SeenRows(DataLayout):
+    "The rows that a set sees as datasets of their own, each in time order"
+    def __init__(self, meta):
+        super().__init__(meta.lens, meta.names, meta.info, meta.stride, meta.extent)
+        self.meta, view = meta, seen(meta)
         merged = View.of_ranges(*merged_ranges(view), view.size)
         self.view = merged if len(merged) == len(view) else View(np.sort(view.ids()), view.size)
-        self.index = Index(o.lens)
-    def __getattr__(self, name): return getattr(self.o, name)
-    def targets(self, ids=None): return self.o.targets(self.view.ids(ids))
+    def targets(self, ids=None): return self.meta.targets(self.view.ids(ids))
+
+def as_meta(o):
+    "Return anything with a length as one dataset; labels, where `o` is a list of them, are its targets"
+    if is_meta(o): return o if seen(o) is None else _SeenRows(o)
+    y = np.asarray(o) if np.ndim(o) == 1 else None
+    if y is not None and y.dtype.kind not in 'iuf': y = pd.factorize(y)[0]
+    return DataLayout([len(o)], y=y)
+
+def _warn_short(meta, folds):
+    "Warn once about datasets that are not in every subset"
+    short = max((f.short for f in folds if f.short is not None), key=len, default=())
+    if not len(short): return
+    warn_caller(f'{len(short):,} of {len(meta.lens):,} datasets have no share in every subset, such as {short.name[0]!r} '
+        f'({short.rows[0]:,} rows, not in {short.missing[0]}). They are listed in .short of the split.')
 
 class Splitter:
-    "Split what it is called with: a metadataset into views, anything else with a length into arrays of row numbers; subclasses say how in `make`"
+    "Split what it is called with: a metadataset into views, anything else with a length into arrays of row numbers; subclasses define `make`"
     fold = 0
     def folds(self, o):
-        "Tell all folds: a list of `SplitResult`"
+        "Return all folds: a list of `SplitResult`s"
         meta = as_meta(o)
         folds = self.make(meta)
-        self._tell_short(meta, folds)
-        if isinstance(meta, _Part):
-            ids = lambda v: v if v is None else take(meta.view, *to_ranges(v))
-            return [SplitResult(map(ids, f), f.names, ids(f.purged), f.short, o) for f in folds]
-        return folds if meta is o else [SplitResult([v.ids() for v in f], f.names, f.purged, f.short) for f in folds]
-
-    def _tell_short(self, meta, folds):
-        "Warn once about datasets that are not in every subset"
-        short = max((f.short for f in folds if f.short is not None), key=len, default=())
-        if len(short): warn_caller(f'{len(short):,} of {len(meta.lens):,} datasets have no share in every subset, such as {short.name[0]!r} ({short.rows[0]:,} rows, '
-            f'not in {short.missing[0]}). They are listed in .short of the split.')
+        _warn_short(meta, folds)
+        if meta is o: return folds
+        if not isinstance(meta, _SeenRows):
+            return [SplitResult([v.ids() for v in f], f.names, f.purged, f.short) for f in folds]
+        def ids(view): return None if view is None else meta.view.select(view)
+        return [SplitResult(map(ids, f), f.names, ids(f.purged), f.short, o) for f in folds]
 
     def __call__(self, o):
-        "Tell the fold of the number `fold`: `SplitResult` train, valid and perhaps test"
+        "Return the fold of the number `fold`: train, valid and perhaps test"
         folds = self.folds(o)
         if not -len(folds) <= self.fold < len(folds): raise ValueError(f'There is no fold {self.fold} of {len(folds)}.')
         return folds[self.fold]
 
 # %% ../../nbs/splits/splitters.ipynb #3788a02e
-def embargo_rows(meta, gap=0):
-    "Rows, per dataset, within which two rows share a time step or are less than `gap` steps apart"
+def embargo_rows(
+    meta, # What is split
+    gap=0, # Time steps; one number, or one per dataset
+): # int64 array, one number per dataset
+    "Return the number of rows within which two rows share a time step or are less than `gap` steps apart"
     if np.min(gap, initial=0) < 0: raise ValueError(f'gap is a number of time steps, 0 or more, got {gap!r}.')
     return (meta.extent + gap - 1) // meta.stride
 
-def _check_size(what, size, zero=True, of='rows'):
-    "A share below 1 or a count, as an exact number"
-    number = isinstance(size, (int, float, np.integer, np.floating)) and not isinstance(size, bool)
-    if not number or not size >= 0 or not (zero or size) or (not isinstance(size, (int, np.integer)) and size >= 1):
-        raise ValueError(f'{what} is a share from 0 to below 1, or a whole number of {of}, got {size!r}.')
-    return int(size) if isinstance(size, (int, np.integer)) else Fraction(str(size))
+def _is_int(o): return isinstance(o, (int, np.integer)) and not isinstance(o, bool)
 
-def _make_parts(meta, bounds, purged):
-    "Subsets from `(starts, stops)` within each dataset, with a list of the datasets that lack a share"
-    size, first = len(meta.index), meta.index.starts[:-1]
-    views = [View.of_ranges(first + a, first + np.maximum(a, b), size) for a, b in bounds]
-    none = np.stack([b <= a for a, b in bounds])
-    if none.all(1).any():
-        raise ValueError(f'No dataset is long enough for a share in {NAMES[int(none.all(1).argmax())]}: the longest has {meta.lens.max(initial=0):,} rows. '
-            'Ask for smaller shares, fewer folds or a smaller gap.')
+def _check_size(what, size, zero=True, of='rows'):
+    "Return a share below 1 as a `Fraction`, or a count as an int; raise a `ValueError` for anything else"
+    if _is_int(size): good = size >= 0
+    else: good = isinstance(size, (float, np.floating)) and 0 <= size < 1
+    if not good or not (size or zero):
+        raise ValueError(f'{what} is a share from 0 to below 1, or a whole number of {of}, got {size!r}.')
+    return int(size) if _is_int(size) else Fraction(str(size))
+
+def _rows(size, n):
+    "Return a size as rows of each dataset, shares rounded down"
+    return n*size.numerator//size.denominator if isinstance(size, Fraction) else n*0 + size
+
+def _without_share(meta, none):
+    "Return the table of datasets that lack a share; `none` is true for each subset and dataset without"
     ds = np.flatnonzero(none.any(0) & (meta.lens > 0))
     missing = [', '.join(s for s, m in zip(NAMES, none[:, d]) if m) for d in ds]
-    short = pd.DataFrame(dict(dataset=ds, name=[str(meta.names[d]) for d in ds], rows=meta.lens[ds], missing=missing))
-    holes = [View.of_ranges(first + a, first + np.maximum(a, b), size).ranges for a, b in purged]
-    return SplitResult(views, purged=View.of_ranges(*np.concatenate(holes).T, size), short=short, meta=meta)
+    return pd.DataFrame(dict(dataset=ds, name=[str(meta.names[d]) for d in ds], rows=meta.lens[ds], missing=missing))
+
+def _result(meta, bounds, purged):
+    "Return subsets, and the rows purged between them, from `(starts, stops)` within each dataset"
+    size, first = len(meta.index), meta.index.starts[:-1]
+    none = np.stack([b <= a for a, b in bounds])
+    nowhere = none.all(1)
+    if nowhere.any():
+        raise ValueError(f'No dataset is long enough for a share in {NAMES[int(nowhere.argmax())]}: the longest has '
+            f'{meta.lens.max(initial=0):,} rows. Ask for smaller shares, fewer folds or a smaller gap.')
+    def view(a, b): return View.of_ranges(first + a, first + np.maximum(a, b), size)
+    holes = np.concatenate([view(a, b).ranges for a, b in purged])
+    return SplitResult([view(a, b) for a, b in bounds], purged=View.of_ranges(*holes.T, size),
+        short=_without_share(meta, none), meta=meta)
 
 # %% ../../nbs/splits/splitters.ipynb #fb3b4054
 class EachSplitter(Splitter):
@@ -98,89 +112,107 @@ class EachSplitter(Splitter):
         test=0., # Share, or rows, after that
         gap:int=0, # Time steps to leave free between subsets, on top of what windows overlap; rows where rows are not windows
     ):
-        self.valid, self.test, self.gap = _check_size('valid', valid, zero=False), _check_size('test', test), gap
+        self.valid, self.test = _check_size('valid', valid, zero=False), _check_size('test', test)
         shares = [x for x in (self.valid, self.test) if isinstance(x, Fraction)]
         if sum(shares) >= 1: raise ValueError(f'valid={valid} and test={test} leave nothing to train on.')
-        if not isinstance(gap, (int, np.integer)) or gap < 0: raise ValueError(f'gap is a number of time steps, 0 or more, got {gap!r}.')
+        if not _is_int(gap) or gap < 0: raise ValueError(f'gap is a number of time steps, 0 or more, got {gap!r}.')
+        self.gap = gap
 
     def __repr__(self): return f'EachSplitter(valid={float(self.valid):g}, test={float(self.test):g}, gap={self.gap})'
+
+    def _borders(self, n):
+        "Return the rows at which valid and test begin; shares are rounded at their border, counted from the start"
+        if isinstance(self.test, Fraction): test = round_share(n, 1 - self.test)
+        else: test = n - self.test
+        if not isinstance(self.valid, Fraction): return test - self.valid, test
+        if isinstance(self.test, Fraction): return round_share(n, 1 - self.test - self.valid), test
+        return test - (n - round_share(n, 1 - self.valid)), test
+
     def make(self, meta):
         n, w = meta.lens, embargo_rows(meta, self.gap)
-        before = lambda *xs: round_share(n, 1 - sum(xs))
-        b_test = before(self.test) if isinstance(self.test, Fraction) else n - self.test
-        both = isinstance(self.test, Fraction) and isinstance(self.valid, Fraction)
-        b_valid = before(self.test, self.valid) if both else b_test - (n - before(self.valid) if isinstance(self.valid, Fraction) else self.valid)
-        short = b_valid <= 0
-        b_valid, b_test = np.where(short, n, b_valid), np.where(short, n, b_test)
-        end_train, end_valid = [np.where(b < n, np.maximum(b - w, low), n) for b, low in ((b_valid, 0), (b_test, b_valid))]
-        bounds = [(n*0, end_train), (b_valid, end_valid), (b_test, n)][:3 if self.test else 2]
-        return [_make_parts(meta, bounds, [(end_train, b_valid), (end_valid, b_test)])]
+        valid, test = self._borders(n)
+        short = valid <= 0
+        valid, test = np.where(short, n, valid), np.where(short, n, test)
+        end_train = np.where(valid < n, np.maximum(valid - w, 0), n)
+        end_valid = np.where(test < n, np.maximum(test - w, valid), n)
+        bounds = [(n*0, end_train), (valid, end_valid)]
+        if self.test: bounds.append((test, n))
+        return [_result(meta, bounds, [(end_train, valid), (end_valid, test)])]
 
 # %% ../../nbs/splits/splitters.ipynb #cbd69c61
 class WalkForwardSplitter(Splitter):
-    "Validate on stretches that follow the training stretch, several times, in each dataset"
+    "Validate on rows that follow the training rows, several times, in each dataset"
     def __init__(self,
         n_splits:int=1, # Folds
         valid_size=.2, # Share, or rows, of each dataset
         test_size=0., # Share, or rows, after that
         gap=0, # Between train and valid: time steps, or a share of the dataset
-        anchored:bool=False, # Does every training stretch start at row 0?
-        train_size=None, # Share, or rows, of a training stretch that is not anchored; the most that fits if `None`
-        fold:int=-1, # Which fold a call answers; the last is the latest
+        anchored:bool=False, # Does training start at row 0 in every fold?
+        train_size=None, # Share, or rows, to train on in each fold if not anchored; the most that fits if `None`
+        fold:int=-1, # Which fold a call returns; the last is the latest
     ):
-        if not isinstance(n_splits, (int, np.integer)) or n_splits < 1: raise ValueError(f'n_splits is a whole number, 1 or more, got {n_splits!r}.')
-        if not isinstance(fold, (int, np.integer)) or not -n_splits <= fold < n_splits: raise ValueError(f'There is no fold {fold} of {n_splits}.')
+        if not _is_int(n_splits) or n_splits < 1: raise ValueError(f'n_splits is a whole number, 1 or more, got {n_splits!r}.')
+        if not _is_int(fold) or not -n_splits <= fold < n_splits: raise ValueError(f'There is no fold {fold} of {n_splits}.')
         self.n_splits, self.anchored, self.fold = n_splits, anchored, fold
-        self.valid, self.test, self.gap = _check_size('valid_size', valid_size, zero=False), _check_size('test_size', test_size), _check_size('gap', gap)
-        self.train = None if train_size is None or anchored else _check_size('train_size', train_size, zero=False)
+        self.valid, self.test = _check_size('valid_size', valid_size, zero=False), _check_size('test_size', test_size)
+        self.gap, self.train = _check_size('gap', gap), None
+        if train_size is not None and not anchored: self.train = _check_size('train_size', train_size, zero=False)
 
-    def __repr__(self): return f'WalkForwardSplitter(n_splits={self.n_splits}, valid_size={float(self.valid):g}, test_size={float(self.test):g}, anchored={self.anchored})'
+    def __repr__(self):
+        sizes = f'valid_size={float(self.valid):g}, test_size={float(self.test):g}'
+        return f'WalkForwardSplitter(n_splits={self.n_splits}, {sizes}, anchored={self.anchored})'
+
     def make(self, meta):
-        n = meta.lens
-        rows = lambda x: n * x.numerator // x.denominator if isinstance(x, Fraction) else n*0 + x
-        w = (meta.extent + (rows(self.gap) * meta.stride if isinstance(self.gap, Fraction) else self.gap) - 1) // meta.stride
-        step = rows(self.valid) + rows(self.test) + w
-        length = n - step*self.n_splits if self.train is None else rows(self.train)
+        n, gap = meta.lens, self.gap
+        if isinstance(gap, Fraction): gap = _rows(gap, n) * meta.stride
+        w = embargo_rows(meta, gap)
+        step = _rows(self.valid, n) + _rows(self.test, n) + w
+        length = n - step*self.n_splits if self.train is None else _rows(self.train, n)
         short = (length < 1) | (length + step*self.n_splits > n)
-        return [self._fold(meta, np.where(short, n, n - step*k), length, w, short) for k in reversed(range(self.n_splits))]
+        ends = [np.where(short, n, n - step*k) for k in reversed(range(self.n_splits))]
+        return [self._fold(meta, end, length, w, short) for end in ends]
 
     def _fold(self, meta, end, length, w, short):
-        "One fold that ends at `end`; a dataset too short for all folds trains whole"
-        n, zero = meta.lens, meta.lens*0
-        rows = lambda x: np.where(short, 0, n * x.numerator // x.denominator if isinstance(x, Fraction) else x)
-        b_test = end - rows(self.test)
-        b_valid = b_test - rows(self.valid)
-        stop = np.where(short, n, b_valid - w)
+        "Return one fold that ends at `end`; a dataset too short for all folds is trained on as a whole"
+        n = meta.lens
+        test = end - np.where(short, 0, _rows(self.test, n))
+        valid = test - np.where(short, 0, _rows(self.valid, n))
+        stop = np.where(short, n, valid - w)
         start = np.where(short | self.anchored, 0, stop - length)
-        end_valid = np.where(b_test < end, np.maximum(b_test - embargo_rows(meta), b_valid), b_test)
-        bounds = [(start, stop), (b_valid, end_valid), (b_test, end)][:3 if self.test else 2]
-        return _make_parts(meta, bounds, [(np.where(short, zero, stop), np.where(short, zero, b_valid)), (end_valid, b_test)])
+        end_valid = np.where(test < end, np.maximum(test - embargo_rows(meta), valid), test)
+        bounds = [(start, stop), (valid, end_valid)]
+        if self.test: bounds.append((test, end))
+        before_valid = np.where(short, 0, stop), np.where(short, 0, valid)
+        return _result(meta, bounds, [before_valid, (end_valid, test)])
 
 # %% ../../nbs/splits/splitters.ipynb #c920d867
 def _class_counts(meta, stratify, codes, n_groups):
-    "Rows of each class in each group, (groups, classes)"
+    "Return rows of each class in each group, (groups, classes)"
     if stratify is True:
         y = meta.targets()
-        if y is None or y.ndim != 1 or y.dtype.kind not in 'iub': raise ValueError('stratify=True needs one class per row; name an info column to balance something else.')
+        if y is None or y.ndim != 1 or y.dtype.kind not in 'iub':
+            raise ValueError('stratify=True needs one class per row; name an info column to balance something else.')
         cls, weight, group = np.unique(y, return_inverse=True)[1], None, np.repeat(codes, meta.lens)
     else: cls, weight, group = group_codes(meta, stratify)[0], meta.lens, codes
     n = int(cls.max(initial=0)) + 1
     return np.bincount(group*n + cls, weight, n_groups*n).reshape(n_groups, n)
 
-# %% ../../nbs/splits/splitters.ipynb #b3233c01
 def _balanced(counts, order, quota):
-    "Deal groups to sides of given sizes, the largest first, each where its classes are most lacking"
+    "Return the side of each group: the largest first, each to the side that lacks its classes most, until the side is full"
     share = np.array(quota) / sum(quota)
     target, size = counts.sum(0) * share[:, None], np.maximum(counts.sum() * share, 1e-9)
     have, left, side = np.zeros_like(target), np.array(quota), np.zeros(len(counts), int)
-    for g in order[np.argsort(-counts.sum(1)[order], kind='stable')]:
+    largest_first = order[np.argsort(-counts.sum(1)[order], kind='stable')]
+    for g in largest_first:
         worse = (counts[g] * (counts[g] + 2*(have - target))).sum(1) / size
         s = int(np.where(left > 0, worse, np.inf).argmin())
-        side[g], left[s] = s, left[s] - 1
+        side[g] = s
+        left[s] -= 1
         have[s] += counts[g]
     return side
 
-def _listed(size): return hasattr(size, '__iter__') and getattr(size, 'ndim', 1) > 0
+# %% ../../nbs/splits/splitters.ipynb #b3233c01
+def _is_list(size): return hasattr(size, '__iter__') and getattr(size, 'ndim', 1) > 0
 
 class HoldoutSplitter(Splitter):
     "Hold out whole datasets, or whole groups of them, for validation and test"
@@ -194,52 +226,68 @@ class HoldoutSplitter(Splitter):
         self.sizes, self.groups, self.stratify, self.seed = (valid, test), groups, stratify, seed
         self.what = 'datasets' if groups is None else 'groups'
         for name, size in zip(NAMES[1:], self.sizes):
-            if not _listed(size): _check_size(name, size, of=self.what)
-        if all(len(s) == 0 if _listed(s) else s == 0 for s in self.sizes): raise ValueError(f'This holds nothing out: valid={valid!r}, test={test!r}.')
+            if not _is_list(size): _check_size(name, size, of=self.what)
+        if not any(len(size) if _is_list(size) else size for size in self.sizes):
+            raise ValueError(f'This holds nothing out: valid={valid!r}, test={test!r}.')
 
-    def __repr__(self): return f'HoldoutSplitter(valid={self.sizes[0]!r}, test={self.sizes[1]!r}, groups={self.groups!r}, stratify={self.stratify!r}, seed={self.seed})'
+    def __repr__(self):
+        options = f'groups={self.groups!r}, stratify={self.stratify!r}, seed={self.seed}'
+        return f'HoldoutSplitter(valid={self.sizes[0]!r}, test={self.sizes[1]!r}, {options})'
+
     def make(self, meta):
         codes, labels = group_codes(meta, self.groups)
+        side = self._sides(meta, codes, labels)
+        n_sides = 3 if _is_list(self.sizes[1]) or self.sizes[1] else 2
+        ds = [np.flatnonzero(side[codes] == s) for s in range(n_sides)]
+        index = meta.index
+        return [SplitResult([View.of_ranges(index.starts[d], index.starts[d+1], len(index)) for d in ds], meta=meta)]
+
+    def _sides(self, meta, codes, labels):
+        "Return the side of each group: 0 train, 1 valid, 2 test"
         rows = np.bincount(codes, meta.lens, len(labels))
         side = self._named(labels)
         free = np.flatnonzero((side < 0) & (rows > 0))
         quota = self._quota(np.count_nonzero(rows), len(free))
-        order = np.array(sorted(free, key=lambda g: hashlib.sha256(f'{self.seed}:{labels[g]}'.encode()).digest()), dtype=int)
-        if self.stratify is None or self.stratify is False: side[order] = np.repeat([1, 2, 0], [quota[1], quota[2], quota[0]])
-        else:
-            at = np.full(len(labels), -1)
-            at[free] = np.arange(len(free))
-            side[free] = _balanced(_class_counts(meta, self.stratify, codes, len(labels))[free], at[order], quota)
-        if not rows[side <= 0].any(): raise ValueError(f'All {np.count_nonzero(rows):,} {self.what} are held out, but one must be left to train on.')
-        ds = [np.flatnonzero(np.maximum(side, 0)[codes] == s) for s in range(3 if _listed(self.sizes[1]) or self.sizes[1] else 2)]
-        return [SplitResult([View.of_ranges(meta.index.starts[d], meta.index.starts[d+1], len(meta.index)) for d in ds], meta=meta)]
+        order = sorted(range(len(free)), key=lambda k: digest(f'{self.seed}:{labels[free[k]]}', digits=64))
+        order = np.array(order, dtype=int)
+        if self.stratify is None or self.stratify is False:
+            side[free[order]] = np.repeat([1, 2, 0], [quota[1], quota[2], quota[0]])
+        else: side[free] = _balanced(_class_counts(meta, self.stratify, codes, len(labels))[free], order, quota)
+        if not rows[side <= 0].any():
+            raise ValueError(f'All {np.count_nonzero(rows):,} {self.what} are held out, but one must be left to train on.')
+        return np.maximum(side, 0)
 
 # %% ../../nbs/splits/splitters.ipynb #1448289d
 @patch
 def _named(self:HoldoutSplitter, labels):
-    "The side of each group: 1 or 2 where it is held out by label, else -1"
-    side, where = np.full(len(labels), -1), {str(g): i for i, g in enumerate(labels)}
+    "Return the side of each group: 1 or 2 where it is held out by label, else -1"
+    side = np.full(len(labels), -1)
+    number = {str(label): g for g, label in enumerate(labels)}
     for s, wanted in enumerate(self.sizes, 1):
-        if not _listed(wanted): continue
+        if not _is_list(wanted): continue
         for label in [wanted] if isinstance(wanted, str) else wanted:
-            g = where.get(str(label))
-            if g is None: raise ValueError(f'There is no {self.what[:-1]} {str(label)!r} to hold out. {did_you_mean(label, list(where)[:50])}')
+            g = number.get(str(label))
+            if g is None:
+                raise ValueError(f'There is no {self.what[:-1]} {str(label)!r} to hold out. {did_you_mean(label, list(number)[:50])}')
             if side[g] not in (-1, s): raise ValueError(f'{str(label)!r} cannot be in valid and in test.')
             side[g] = s
     return side
 
+def _n_groups(what, size, n, of):
+    "Return how many of `n` groups a size is: of a share at least one, none where they are listed"
+    if _is_list(size) or not size: return 0
+    size = _check_size(what, size, of=of)
+    return size if isinstance(size, int) else max(1, int(round_share(np.array([n]), size)[0]))
+
 @patch
 def _quota(self:HoldoutSplitter, n_all, n_free):
-    "How many of the free groups go to train, valid and test"
-    want = [0, 0]
-    for k, size in enumerate(self.sizes):
-        if _listed(size) or not size: continue
-        size = _check_size(NAMES[k+1], size)
-        want[k] = size if isinstance(size, int) else max(1, int(round_share(np.array([n_all]), size)[0]))
-    if sum(want) >= n_free and not (sum(want) == 0 and n_free == 0):
-        asked = ' and '.join(f'{n:,} {self.what} for {s}' for s, n in zip(NAMES[1:], want) if n)
+    "Return how many of the free groups go to train, valid and test"
+    want = {s: _n_groups(s, size, n_all, self.what) for s, size in zip(NAMES[1:], self.sizes)}
+    held = sum(want.values())
+    if held and held >= n_free:
+        asked = ' and '.join(f'{n:,} {self.what} for {s}' for s, n in want.items() if n)
         raise ValueError(f'Asked to hold out {asked}, but there are only {n_free:,}, and one must be left to train on.')
-    return [n_free - sum(want), *want]
+    return [n_free - held, *want.values()]
 
 # %% ../../nbs/splits/splitters.ipynb #67cf0da6
 class SklearnSplitter(Splitter):
@@ -248,36 +296,46 @@ class SklearnSplitter(Splitter):
         cv, # The cross-validator
         groups=None, # None: the dataset of each row; a column of `meta.info`; or one label per dataset
         per:str=None, # None: over all rows; 'dataset': inside each dataset
-        fold:int=0, # Which fold a call answers
+        fold:int=0, # Which fold a call returns
     ):
-        if isinstance(cv, type) or not hasattr(cv, 'split'): raise TypeError(f'A cross-validator is an object with a method split, such as GroupKFold(5), got {cv!r}.')
+        if isinstance(cv, type) or not hasattr(cv, 'split'):
+            raise TypeError(f'A cross-validator is an object with a method split, such as GroupKFold(5), got {cv!r}.')
         if per not in (None, 'dataset'): raise ValueError(f"per is None or 'dataset', got {per!r}.")
         self.cv, self.groups, self.fold = cv, groups, fold
         self.indexed = 'X' not in inspect.signature(cv.split).parameters
         self.per = 'dataset' if self.indexed else per
 
     def __repr__(self): return f'SklearnSplitter({self.cv!r}, per={self.per!r}, fold={self.fold})'
+
     def _split(self, what, n, y, groups):
-        "Pairs of positions, one for each fold"
+        "Return pairs of positions, one for each fold"
+        args = [pd.RangeIndex(n)] if self.indexed else [np.zeros((n, 1), np.int8), y, groups]
         with warnings.catch_warnings():
             if self.groups is None: warnings.filterwarnings('ignore', 'The groups parameter is ignored')
-            try: return list(self.cv.split(pd.RangeIndex(n)) if self.indexed else self.cv.split(np.zeros((n, 1), np.int8), y, groups))
-            except (TypeError, ValueError) as e: raise ValueError(f'{self.cv!r} cannot split {what}{", which have no targets" if y is None else ""}: {e}') from e
+            try: return list(self.cv.split(*args))
+            except (TypeError, ValueError) as e:
+                without = ', which have no targets' if y is None else ''
+                raise ValueError(f'{self.cv!r} cannot split {what}{without}: {e}') from e
 
     def make(self, meta):
         codes, y, size = group_codes(meta, self.groups)[0], meta.targets(), len(meta.index)
-        if not self.per:
-            folds = self._split(f'the {size:,} rows of {len(codes):,} datasets', size, y, np.repeat(codes, meta.lens))
-            return [SplitResult([View(v, size) for v in f], meta=meta) for f in folds]
-        got = {}
-        for d, (a, n) in enumerate(zip(meta.index.starts.tolist(), meta.lens.tolist())):
-            if n == 0: continue
-            folds = self._split(f'dataset {d} ({meta.names[d]!r}, {n:,} rows)', n, None if y is None else y[a:a+n], np.full(n, codes[d]))
-            for k, f in enumerate(folds): got.setdefault(k, []).append((d, *(a + np.asarray(v) for v in f)))
-        return [self._join(meta, fold) for fold in got.values()]
+        if self.per: return self._per_dataset(meta, codes, y)
+        folds = self._split(f'the {size:,} rows of {len(codes):,} datasets', size, y, np.repeat(codes, meta.lens))
+        return [SplitResult([View(v, size) for v in f], meta=meta) for f in folds]
 
-    def _join(self, meta, fold):
-        "One fold of all datasets; those that have no such fold are listed"
-        lack = np.setdiff1d(np.flatnonzero(meta.lens), [d for d, *_ in fold])
+    def _per_dataset(self, meta, codes, y):
+        "Return folds made inside each dataset, fold by fold"
+        found = {} # fold → dataset → row numbers of each subset
+        for d in np.flatnonzero(meta.lens):
+            a, b = meta.index.starts[d:d+2]
+            own = None if y is None else y[a:b]
+            folds = self._split(f'dataset {d} ({meta.names[d]!r}, {b-a:,} rows)', b - a, own, np.full(b - a, codes[d]))
+            for k, fold in enumerate(folds): found.setdefault(k, {})[d] = [a + np.asarray(v) for v in fold]
+        return [self._joined(meta, fold) for fold in found.values()]
+
+    def _joined(self, meta, fold):
+        "Return one fold of all datasets; those that have no such fold are listed"
+        lack = np.setdiff1d(np.flatnonzero(meta.lens), list(fold))
         short = pd.DataFrame(dict(dataset=lack, name=[str(meta.names[d]) for d in lack], rows=meta.lens[lack], missing='this fold'))
-        return SplitResult([View(np.concatenate(v), len(meta.index)) for v in list(zip(*fold))[1:]], short=short, meta=meta)
+        views = [View(np.concatenate(v), len(meta.index)) for v in zip(*fold.values())]
+        return SplitResult(views, short=short, meta=meta)
