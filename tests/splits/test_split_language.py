@@ -85,6 +85,12 @@ def test_names():
         with pytest.raises(ValueError): Splits({bad: 5})
     assert resolve('all', splits) == [('tra-in', 0, 5), ('2015_x', 0, 6), ('été', 0, 7)]
 
+def test_rows_beyond_64_bits_are_beyond_the_end():
+    for spec in (f'train[:{2**63}]', f'train[{10**30}:]', f'train[-{2**64}:]', f'train[:-{10**30}]'):
+        with pytest.raises(ValueError, match='is beyond the end: split .train. has 200 rows'): resolve(spec, SPLITS)
+    with pytest.raises(ValueError, match='is beyond the end'): resolve(f'a[:{2**63}]', Splits({'a': 2**63-1}))
+    assert resolve(f'a[-{2**63-1}:]', Splits({'a': 2**63-1})) == [('a', 0, 2**63-1)]
+
 def test_shapes():
     assert resolve([], SPLITS) == [] and resolve(('train', ['test']), SPLITS) == ([('train', 0, 200)], [[('test', 0, 101)]])
     assert list(resolve(None, SPLITS)) == list(SPLITS) and resolve({'a': 'none'}, SPLITS) == {'a': [('none', 0, 0)]}

@@ -553,7 +553,7 @@ class RunPlan(Plan):
         bs:int=64, # Rows per batch
         epoch:int=0, # The current epoch
     ):
-        keys, lens = _one_key_each(lens, keys), np.asarray(lens, np.int64)
+        keys, lens = _one_key_each(lens, keys), Index(lens).lens
         keys, lens = keys[lens > 0], lens[lens > 0]
         begins = np.ones(len(keys), bool)
         begins[1:] = keys[1:] != keys[:-1]

@@ -1,4 +1,4 @@
-"""Which rows did the user write? Reading `'train[:75%]+test'` and its relatives
+"""The split language: from `'train[:75%]+test'` to rows
 
 Docs: https://tsmeta.github.io/tsmeta/splits/spec.html.md"""
 
@@ -17,18 +17,22 @@ from fractions import Fraction
 
 # %% ../../nbs/splits/spec.ipynb #f7654fec
 class Shards:
-    "Hold what the language needs to know of a split: the rows of each of its shards, and what the shards are called"
+    "What the language needs to know of a split: the rows of each of its shards, and what the shards are called"
     def __init__(self,
         lens, # Rows of each shard, in order
-        names=None, # A list with the name of each shard, or a function from number to name
+        names=None, # A list with the name of each shard; their numbers if `None`
     ):
         self.shard_lengths = np.ascontiguousarray(lens, dtype=np.int64).reshape(-1)
         self.starts = np.concatenate([[0], np.cumsum(self.shard_lengths)])
-        self.names = names if names is not None else 'shard {}'.format
+        self.names = names
 
     num_shards = property(lambda self: len(self.shard_lengths))
     num_examples = property(lambda self: int(self.starts[-1]))
-    def name(self, i): return str(self.names(i) if callable(self.names) else self.names[i])
+    def name(self, i): return f'shard {i}' if self.names is None else str(self.names[i])
+    def find(self, name):
+        "Return the number of the shard of this name, or `None`"
+        names = [] if self.names is None else list(map(str, self.names))
+        return names.index(name) if name in names else None
     def __repr__(self): return f'{self.num_examples:,} rows in {self.num_shards:,} shards'
 
 # %% ../../nbs/splits/spec.ipynb #f93d1465
@@ -36,28 +40,32 @@ def round_share(
     n, # Sizes, int64 array
     p, # The share, 0 … 1; a `Fraction`, or a number that stands for the decimal it is written as
 ): # int64 array
-    "Round `p·n` to whole rows, half to even, exactly, for each size"
+    "Return `p·n` rounded to whole rows, half to even, exactly, for each size"
     p, n = Fraction(str(p)), np.asarray(n)
     a, b = p.numerator, p.denominator
     if max(a, 2*b) * int(n.max(initial=1)) >= 2**62: n = n.astype(object)
-    q, r = n*a // b, n*a % b * 2
-    return np.asarray(q + ((r > b) | ((r == b) & (q % 2 == 1)))).astype(np.int64)
+    whole, rest = n*a // b, n*a % b * 2
+    up = (rest > b) | ((rest == b) & (whole % 2 == 1))
+    return np.asarray(whole + up).astype(np.int64)
 
 # %% ../../nbs/splits/spec.ipynb #0a2ab7a8
 def _fail(spec, at, why):
     "Raise a `ValueError` with the spec and a caret under the place `at`, a pair (start, stop)"
+    start, stop = at
     shown = ''.join(c if c.isprintable() else '␤' for c in spec)
-    raise ValueError(f'Split {spec!r}: {why}\n    {shown}\n    {" "*at[0]}{"^"*max(1, at[1]-at[0])}')
+    carets = ' '*start + '^'*max(1, stop - start)
+    raise ValueError(f'Split {spec!r}: {why}\n    {shown}\n    {carets}')
 
 def did_you_mean(word, known):
-    "Say which words are known, and which of them is nearest"
+    "Return a sentence about which words are known, and which of them is nearest"
     near = difflib.get_close_matches(str(word), list(known), 1)
-    return f'Known: {", ".join(map(repr, known)) or "none"}.' + (f' Did you mean {near[0]!r}?' if near else '')
+    text = f'Known: {", ".join(map(repr, known)) or "none"}.'
+    return f'{text} Did you mean {near[0]!r}?' if near else text
 
 # %% ../../nbs/splits/spec.ipynb #9ef8f3e3
 @dataclass(frozen=True, repr=False)
 class _Slice:
-    "A stretch of one split; open where a bound is `None`"
+    "A slice of one split; open where a bound is `None`"
     split:str
     lo:object # int, or Fraction of percent; negative counts from the end
     hi:object
@@ -67,111 +75,164 @@ class _Slice:
     at:dict = field(compare=False) # Where in the text: name, slice, lo, hi
 
     def fail(self, what, why): _fail(self.spec, self.at[what], why)
-    def __str__(self):
-        if self.lo is None and self.hi is None: return self.split
-        return f'{self.split}[{":".join("" if v is None else _plain(v) + self.unit for v in (self.lo, self.hi))}]'
+    def __str__(self): return _spec_text(self.split, self.lo, self.hi, self.unit)
+
+def _spec_text(split, lo, hi, unit):
+    "Return a slice as it is written"
+    if lo is None and hi is None: return split
+    sides = ['' if v is None else _plain(v) + unit for v in (lo, hi)]
+    return f'{split}[{":".join(sides)}]'
+
+def _n_decimals(v):
+    "Return how many decimals a fraction has; 0 where it has no end"
+    return next((k for k in range(1000) if 10**k % v.denominator == 0), 0)
 
 def _plain(v):
-    "Write a number as plain decimal digits"
-    scale = next((k for k in range(1000) if 10**k % v.denominator == 0), 0) if isinstance(v, Fraction) else 0
+    "Return a number as plain decimal digits"
+    scale = _n_decimals(v) if isinstance(v, Fraction) else 0
     if scale:
-        n = v.numerator * 10**scale // v.denominator
-        digits = f'{abs(n):0{scale+1}d}'
-        return '-'*(n < 0) + f'{digits[:-scale]}.{digits[-scale:]}'
+        digits = f'{abs(v.numerator) * 10**scale // v.denominator:0{scale+1}d}'
+        sign = '-' if v < 0 else ''
+        return f'{sign}{digits[:-scale]}.{digits[-scale:]}'
     try: return format(Decimal(str(v)), 'f')
     except InvalidOperation: raise TypeError(f'A bound of a split is a number, got {v!r}.') from None
 
 # %% ../../nbs/splits/spec.ipynb #347a1a08
 ROUNDINGS = 'closest', 'pct1_dropremainder'
 
-def _percent(part, what, p, n, rounding, who):
-    "Rows at `p` percent of each size"
-    if rounding == 'closest': return round_share(n, (p if p >= 0 else 100+p) / 100)
-    if p.denominator != 1: part.fail(what, 'the rounding pct1_dropremainder takes whole percents only.')
-    if n.min(initial=100) < 100: part.fail(what, f'the rounding pct1_dropremainder needs 100 rows, {who(int(n.argmin()))}.')
-    return n//100 * int(p) + (n if p < 0 else 0)
+def _check_rounding(rounding):
+    if rounding not in ROUNDINGS: raise ValueError(f'Unknown rounding {rounding!r}. {did_you_mean(rounding, ROUNDINGS)}')
 
-def _bound(part, what, n, shards, rounding, who):
-    "Rows at one bound of a component for each size in `n`"
-    v = getattr(part, what)
-    if v is None: return n*0 if what == 'lo' else n
-    if part.unit == '%': return _percent(part, what, v, n, rounding, who)
-    ends = np.array([shards.num_shards]) if part.unit else n
-    b = v + ends if v < 0 else v + 0*ends
-    bad = (b < 0) | (b > ends)
-    if bad.any():
-        k = int(bad.argmax())
-        part.fail(what, f'shard {v} is beyond the {ends[0]:,} shards of split {part.split!r}.' if part.unit else f'row {v:,} is beyond the end: {who(k)}.')
-    return shards.starts[b] if part.unit else b
+class _Bounds:
+    "Find the bounds of one slice in the rows of a split, for the split as a whole or for each of its shards"
+    def __init__(self, part, split, shards, per, rounding):
+        self.part, self.split, self.shards, self.per, self.rounding = part, split, shards, per, rounding
+        self.n = shards.shard_lengths if per else np.array([shards.num_examples])
+
+    def who(self, k):
+        "Return in words how many rows size number `k` has"
+        if self.per: return f'dataset {k} ({self.shards.name(k)!r}) has {self.n[k]:,} rows'
+        return f'split {self.split!r} has {self.n[k]:,} rows'
+
+    def at(self, what):
+        "Return the rows at the bound 'lo' or 'hi', for each size"
+        v, n = {'lo': self.part.lo, 'hi': self.part.hi}[what], self.n
+        if v is None: return n*0 if what == 'lo' else n
+        if self.part.unit == '%': return self._percent(what, v)
+        return self._shard(what, v) if self.part.unit else self._row(what, v)
+
+    def _percent(self, what, p):
+        if self.rounding == 'closest': return round_share(self.n, (p if p >= 0 else 100 + p) / 100)
+        if p.denominator != 1: self.part.fail(what, 'the rounding pct1_dropremainder takes whole percents only.')
+        if self.n.min(initial=100) < 100:
+            self.part.fail(what, f'the rounding pct1_dropremainder needs 100 rows, {self.who(int(self.n.argmin()))}.')
+        rows = self.n//100 * int(p)
+        return rows + self.n if p < 0 else rows
+
+    def _shard(self, what, v):
+        n = self.shards.num_shards
+        at = v + n if v < 0 else v
+        if not 0 <= at <= n: self.part.fail(what, f'shard {v} is beyond the {n:,} shards of split {self.part.split!r}.')
+        return self.shards.starts[[at]]
+
+    def _row(self, what, v):
+        inside = min(max(v, -2**63), 2**63 - 1) # what an int64 holds
+        at = inside + self.n if v < 0 else np.full_like(self.n, inside)
+        bad = (at < 0) | (at > self.n) | (inside != v)
+        if bad.any(): self.part.fail(what, f'row {v:,} is beyond the end: {self.who(int(bad.argmax()))}.')
+        return at
 
 # %% ../../nbs/splits/spec.ipynb #2af629c7
 def _cut(part, split, shards, per, rounding):
-    "Starts and stops of a component in the positions of one split: int64 arrays, one entry, or one for each shard"
-    if per and part.unit == 'shard': part.fail('slice', "with per='dataset' a slice applies inside each shard, so it cannot count shards.")
-    n = shards.shard_lengths if per else np.array([shards.num_examples])
-    who = lambda k: f'dataset {k} ({shards.name(k)!r}) has {n[k]:,} rows' if per else f'split {split!r} has {n[k]:,} rows'
-    lo, hi = [_bound(part, what, n, shards, rounding, who) for what in ('lo', 'hi')]
+    "Return starts and stops of a component in the positions of one split: int64 arrays, one entry, or one for each shard"
+    if per and part.unit == 'shard':
+        part.fail('slice', "with per='dataset' a slice applies inside each shard, so it cannot count shards.")
+    bounds = _Bounds(part, split, shards, per, rounding)
+    lo, hi = bounds.at('lo'), bounds.at('hi')
     back = hi < lo
-    if back.any(): part.fail('slice', f'the bounds are reversed: {who(int(back.argmax()))}.')
+    if back.any(): part.fail('slice', f'the bounds are reversed: {bounds.who(int(back.argmax()))}.')
     base = shards.starts[:-1] if per else 0
     return base + lo, base + hi
 
 def _as_shard(name, splits):
-    "Say how to write a dataset that is named as if it were a split"
-    at = next(((s, list(map(str, h.names)).index(name)) for s, h in splits.items() if not callable(h.names) and name in map(str, h.names)), None)
-    return f' Dataset {name!r} is written {at[0]}[{at[1]}shard].' if at else ''
+    "Return a sentence about how a dataset is written that is named as if it were a split"
+    for split, shards in splits.items():
+        k = shards.find(name)
+        if k is not None: return f' Dataset {name!r} is written {split}[{k}shard].'
+    return ''
 
 @patch
 def ranges(self:_Slice, splits, per=None, rounding=None):
-    "Tell `(split, starts, stops)` of a component"
+    "Return `(split, starts, stops)` of a component"
     if per not in (None, 'dataset'): raise ValueError(f"per is None or 'dataset', got {per!r}.")
-    if rounding not in (None, *ROUNDINGS): raise ValueError(f'Unknown rounding {rounding!r}. {did_you_mean(rounding, ROUNDINGS)}')
-    if self.split == 'all': return [(s, *_cut(self, s, splits[s], per, rounding)) for s in splits]
-    if self.split not in splits: self.fail('name', f'unknown split {self.split!r}. {did_you_mean(self.split, [*splits, "all"])}{_as_shard(self.split, splits)}')
-    return [(self.split, *_cut(self, self.split, splits[self.split], per, rounding or self.rounding))]
+    if rounding is None: rounding = self.rounding
+    _check_rounding(rounding)
+    names = splits if self.split == 'all' else [self.split]
+    if self.split != 'all' and self.split not in splits:
+        known = did_you_mean(self.split, [*splits, 'all'])
+        self.fail('name', f'unknown split {self.split!r}. {known}{_as_shard(self.split, splits)}')
+    return [(s, *_cut(self, s, splits[s], per, rounding)) for s in names]
 
 # %% ../../nbs/splits/spec.ipynb #1ce73410
-_number = re.compile(r'-?(?P<whole>[0-9]+(?:_[0-9]+)*)?(?P<part>\.[0-9]*)?(?P<unit>%|shard)?')
+_number = re.compile(r'(?P<value>-?(?P<whole>[0-9]+(?:_[0-9]+)*)?(?P<part>\.[0-9]*)?)(?P<unit>%|shard)?')
 
 def _read_bound(spec, at):
-    "The value and unit of a bound; an absent one is `None`"
+    "Return the value and unit of a bound; of an absent one `None` twice"
     text = spec[slice(*at)]
     if not text: return None, None
     m = _number.fullmatch(text)
-    if not m or not (m['whole'] or (m['part'] or '.') != '.'): _fail(spec, at, 'a bound is a number of rows, such as 10, or of percent, 10%, or of shards, 2shard.')
-    unit, digits = m['unit'] or '', text.removesuffix(m['unit'] or '').replace('_', '')
-    if m['part'] and unit != '%': _fail(spec, at, 'only percentages may have a fraction.')
-    value = Fraction(Decimal(digits)) if unit == '%' else int(digits)
-    if unit == '%' and abs(value) > 100: _fail(spec, at, 'a percentage lies between -100% and 100%.')
+    if not m or not m['whole'] and m['part'] in (None, '.'):
+        _fail(spec, at, 'a bound is a number of rows, such as 10, or of percent, 10%, or of shards, 2shard.')
+    unit, digits = m['unit'] or '', m['value'].replace('_', '')
+    if unit != '%':
+        if m['part']: _fail(spec, at, 'only percentages may have a fraction.')
+        return int(digits), unit
+    value = Fraction(Decimal(digits))
+    if abs(value) > 100: _fail(spec, at, 'a percentage lies between -100% and 100%.')
     return value, unit
 
-def _read_bounds(spec, at):
-    "The two bounds and their common unit, with the places of each"
+def _check_slice(spec, at):
+    "Raise a `ValueError` unless the text in brackets has two sides, at least one of them with a bound"
     a, b = at
-    body = spec[a:b]
-    sep = a + body.find(':')
-    one = re.fullmatch(r'(-?[0-9]+)shard', body)
-    if one: return int(one[1]), (int(one[1])+1 or None), 'shard', at, at
-    if ':' not in body: _fail(spec, (a-1, b+1), 'a slice is written [from:to] with at least one side, or [2shard] for one shard.')
-    if body == ':': _fail(spec, (a-1, b+1), '[:] has no bounds; write the name alone for all its rows.')
-    if body.count(':') > 1: _fail(spec, (spec.index(':', sep+1), b), 'steps are not part of the language.')
-    lo_at, hi_at = (a, sep), (sep+1, b)
-    (lo, u), (hi, v) = _read_bound(spec, lo_at), _read_bound(spec, hi_at)
+    body, around = spec[a:b], (a - 1, b + 1)
+    if ':' not in body: _fail(spec, around, 'a slice is written [from:to] with at least one side, or [2shard] for one shard.')
+    if body == ':': _fail(spec, around, '[:] has no bounds; write the name alone for all its rows.')
+    if body.count(':') > 1:
+        second = spec.index(':', a + body.find(':') + 1)
+        _fail(spec, (second, b), 'steps are not part of the language.')
+
+def _common_unit(spec, at, lo, hi):
+    "Return the unit of two bounds, each a value and a unit; a bound of 0 fits any unit"
+    (lo, u), (hi, v) = lo, hi
     if lo and hi and u != v: _fail(spec, at, f'the two bounds have different units, {u or "rows"} and {v or "rows"}.')
-    unit = (v if hi else u if lo else u if u is not None else v) or ''
-    as_unit = lambda x: x if x is None else Fraction(x) if unit == '%' else int(x)
-    if unit != '' and lo and hi and (lo < 0) == (hi < 0) and hi < lo: _fail(spec, at, 'the bounds are reversed.')
-    return as_unit(lo), as_unit(hi), unit, lo_at, hi_at
+    if hi: return v
+    if lo: return u
+    return (v if u is None else u) or ''
+
+def _read_bounds(spec, at):
+    "Return the two bounds and their common unit, with the places of each"
+    a, b = at
+    one = re.fullmatch(r'(-?[0-9]+)shard', spec[a:b])
+    if one: return int(one[1]), int(one[1]) + 1 or None, 'shard', at, at
+    _check_slice(spec, at)
+    sep = a + spec[a:b].find(':')
+    lo_at, hi_at = (a, sep), (sep + 1, b)
+    lo, hi = _read_bound(spec, lo_at), _read_bound(spec, hi_at)
+    unit = _common_unit(spec, at, lo, hi)
+    kind = Fraction if unit == '%' else int
+    lo, hi = [None if v is None else kind(v) for v, _ in (lo, hi)]
+    if unit and lo and hi and (lo < 0) == (hi < 0) and hi < lo: _fail(spec, at, 'the bounds are reversed.')
+    return lo, hi, unit, lo_at, hi_at
 
 # %% ../../nbs/splits/spec.ipynb #2b397d59
 def _read_component(spec, at, rounding):
-    "One component of a spec"
+    "Return one component of a spec"
     a, b = at
     text = spec[a:b]
-    m = re.fullmatch(r'([\w-]+)(\[([^\[\]]*)\])?', text)
     blank = re.search(r'\s', text)
     if blank: _fail(spec, (a+blank.start(), a+blank.end()), 'white space is allowed around + only.')
     if not text: _fail(spec, at, 'a component is missing; write the name of a split.')
+    m = re.fullmatch(r'([\w-]+)(\[([^\[\]]*)\])?', text)
     if not m:
         stop = re.match(r'[\w-]*(\[[^\[\]]*\])?', text).end()
         _fail(spec, (a+stop, b), 'a component is a name of word characters or -, then perhaps one slice in brackets, such as train[:75%].')
@@ -182,7 +243,8 @@ def _read_component(spec, at, rounding):
     return _Slice(m[1], lo, hi, unit, rounding, spec, dict(where, lo=lo_at, hi=hi_at))
 
 def _read(spec, rounding):
-    "The components of a spec, in order"
+    "Return the components of a spec, in order"
+    _check_rounding(rounding)
     parts, at = [], 0
     for plus in re.finditer(r'(?<!\s)\s*\+\s*(?![^\[]*\])', spec):
         parts.append((at, plus.start()))
@@ -191,7 +253,7 @@ def _read(spec, rounding):
 
 # %% ../../nbs/splits/spec.ipynb #ff1a41cc
 class ReadInstruction:
-    "Say which rows of which splits to read, in order, with names, bounds and a way of rounding percentages"
+    "Which rows of which splits to read, in order, by names, bounds and a way of rounding percentages"
     def __init__(self,
         split_name:str, # A split, or 'all'
         from_=None, # First bound; negative counts from the end
@@ -200,28 +262,25 @@ class ReadInstruction:
         rounding:str='closest', # Percentages: 'closest' row, or 'pct1_dropremainder', multiples of ⌊n/100⌋ rows
     ):
         if unit not in (None, 'abs', '%', 'shard'): raise ValueError(f"unit is None (rows), '%' or 'shard', got {unit!r}.")
-        if rounding not in ROUNDINGS: raise ValueError(f'Unknown rounding {rounding!r}. {did_you_mean(rounding, ROUNDINGS)}')
         name = str(split_name)
-        if not re.fullmatch(r'[\w-]+', name): _fail(name, (0, len(name)), 'a split name consists of word characters or -; ReadInstruction.from_spec reads more.')
-        suffix = '' if unit in (None, 'abs') else unit
-        sides = ['' if v is None else _plain(v) + suffix for v in (from_, to)]
-        self.parts = _read(name if sides == ['', ''] else f'{name}[{":".join(sides)}]', rounding)
+        if not re.fullmatch(r'[\w-]+', name):
+            _fail(name, (0, len(name)), 'a split name consists of word characters or -; ReadInstruction.from_spec reads more.')
+        self.parts = _read(_spec_text(name, from_, to, '' if unit in (None, 'abs') else unit), rounding)
 
     @classmethod
     def of(cls, *parts):
-        "Make an instruction of components: anything with `ranges(splits, per, rounding)`"
+        "Return an instruction made of components: anything with `ranges(splits, per, rounding)`"
         self = cls.__new__(cls)
         self.parts = parts
         return self
 
     @classmethod
     def from_spec(cls, spec:str, rounding:str='closest'):
-        "Read a spec such as `'train[:75%]+test'`"
-        if rounding not in ROUNDINGS: raise ValueError(f'Unknown rounding {rounding!r}. {did_you_mean(rounding, ROUNDINGS)}')
+        "Return the instruction that a spec such as `'train[:75%]+test'` stands for"
         return cls.of(*_read(spec, rounding))
 
     def ranges(self, splits, per=None, rounding=None):
-        "Tell `(split, starts, stops)` of each component, in positions of the split; `splits` maps names to `Shards`"
+        "Return `(split, starts, stops)` of each component, in positions of the split; `splits` maps names to `Shards`"
         return [r for p in self.parts for r in p.ranges(splits, per, rounding)]
 
     def __add__(self, other): return self.of(*self.parts, *other.parts) if isinstance(other, ReadInstruction) else NotImplemented
@@ -231,26 +290,32 @@ class ReadInstruction:
     def __repr__(self): return ' + '.join(map(repr, self.parts))
 
 # %% ../../nbs/splits/spec.ipynb #c48587b3
+def _as_code(v):
+    "Return a bound as a number that evaluates to it, or as text where no float does"
+    if not isinstance(v, Fraction): return v
+    if v.denominator == 1: return int(v)
+    return float(v) if Fraction(str(float(v))) == v else _plain(v)
+
 @patch
 def __repr__(self:_Slice):
-    args = [repr(self.split)]
-    for arg, v in (('from_', self.lo), ('to', self.hi)):
-        if isinstance(v, Fraction): v = int(v) if v.denominator == 1 else float(v) if Fraction(str(float(v))) == v else _plain(v)
-        if v is not None: args.append(f'{arg}={v!r}')
-    if self.unit: args.append(f'unit={self.unit!r}')
-    if self.rounding != 'closest': args.append(f'rounding={self.rounding!r}')
-    return f'ReadInstruction({", ".join(args)})'
+    options = dict(from_=_as_code(self.lo), to=_as_code(self.hi))
+    options = {k: v for k, v in options.items() if v is not None}
+    if self.unit: options['unit'] = self.unit
+    if self.rounding != 'closest': options['rounding'] = self.rounding
+    return f'ReadInstruction({", ".join([repr(self.split), *(f"{k}={v!r}" for k, v in options.items())])})'
 
 # %% ../../nbs/splits/spec.ipynb #35630ee9
 @dataclass(frozen=True, repr=False)
 class _Percents:
-    "`percent[10:20]`: those rows whose number modulo 100 lies in the slice"
+    "`percent[10:20]`: the rows whose number modulo 100 lies in the slice"
     lo:int = 0
     hi:int = 100
     def __repr__(self): return f'percent[{self.lo}:{self.hi}]'
     def __getitem__(self, s):
-        if not isinstance(s, slice) or s.step is not None: raise ValueError(f'percent takes a slice without a step, such as percent[:10], got {s!r}.')
-        if any(v is not None and not (isinstance(v, int) and -100 <= v <= 100) for v in (s.start, s.stop)):
+        if not isinstance(s, slice) or s.step is not None:
+            raise ValueError(f'percent takes a slice without a step, such as percent[:10], got {s!r}.')
+        bounds = [v for v in (s.start, s.stop) if v is not None]
+        if not all(isinstance(v, int) and -100 <= v <= 100 for v in bounds):
             raise ValueError(f'percent counts whole percents between -100 and 100, got [{s.start}:{s.stop}].')
         lo, hi, _ = s.indices(100)
         if hi < lo: raise ValueError(f'percent[{s.start}:{s.stop}] is reversed.')
@@ -258,20 +323,22 @@ class _Percents:
 
 percent = _Percents()
 
-def _weights(k, weighted):
-    "Percents of each part, rounded down, with the rest in the last part"
-    if weighted is None:
-        if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 100: raise ValueError(f'subsplit makes 1 … 100 parts, got k={k!r}.')
-        weighted = [1]*k
-    w = [Fraction(str(x)) for x in weighted]
-    if not w or min(w) <= 0: raise ValueError(f'Weights of subsplit are numbers above 0, got {list(weighted)!r}.')
-    size = [int(100*x / sum(w)) for x in w[:-1]]
-    ends = [0, *np.cumsum(size, dtype=int).tolist(), 100]
+def _even_weights(k):
+    if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= 100:
+        raise ValueError(f'subsplit makes 1 … 100 parts, got k={k!r}.')
+    return [1]*k
+
+def _percents_of(weights):
+    "Return the percents of parts of these weights, rounded down, with the rest in the last part"
+    w = [Fraction(str(x)) for x in weights]
+    if not w or min(w) <= 0: raise ValueError(f'Weights of subsplit are numbers above 0, got {list(weights)!r}.')
+    sizes = [int(100*x / sum(w)) for x in w[:-1]]
+    ends = [0, *np.cumsum(sizes, dtype=int).tolist(), 100]
     return [percent[a:b] for a, b in zip(ends, ends[1:])]
 
 # %% ../../nbs/splits/spec.ipynb #edde886d
 class Split:
-    "Name a split the old way: `Split.TRAIN`, `Split('x')`, sums of them, and their subsplits"
+    "A split named the old way: `Split.TRAIN`, `Split('x')`, sums of them, and their subsplits"
     def __init__(self,
         name:str, # A split
     ):
@@ -282,11 +349,14 @@ class Split:
     def __add__(self, other):
         if not isinstance(other, Split): return NotImplemented
         a, b = [{n for n, _ in s.parts} for s in (self, other)]
-        if a & b or 'all' in a | b: raise ValueError(f'A split cannot be added twice: {self!r} and {other!r} share {", ".join(sorted(a & b) or ["all"])}.')
-        return self._of(*self.parts, *other.parts)
+        if a & b or 'all' in a | b:
+            both = ', '.join(sorted(a & b) or ['all'])
+            raise ValueError(f'A split cannot be added twice: {self!r} and {other!r} share {both}.')
+        return Split.of(*self.parts, *other.parts)
 
     @classmethod
-    def _of(cls, *parts):
+    def of(cls, *parts):
+        "Return a split of parts: a name, and `_Percents` or `None`"
         self = cls.__new__(cls)
         self.parts = parts
         return self
@@ -294,7 +364,7 @@ class Split:
     def __eq__(self, other): return self.parts == other.parts if isinstance(other, Split) else str(self) == other
     def __hash__(self): return hash(str(self))
     def __str__(self): return '+'.join(n if p is None else f'{n}.{p}' for n, p in self.parts)
-    def __repr__(self): return ' + '.join(f'Split({n!r})' + ('' if p is None else f'.subsplit({p!r})') for n, p in self.parts)
+    def __repr__(self): return ' + '.join(f'Split({n!r})' if p is None else f'Split({n!r}).subsplit({p!r})' for n, p in self.parts)
 
 Split.TRAIN, Split.VALIDATION, Split.TEST, Split.ALL = map(Split, ['train', 'validation', 'test', 'all'])
 
@@ -306,26 +376,35 @@ def subsplit(self:Split,
     percent:_Percents=None, # One part, such as `percent[:10]`
     weighted=None, # Parts of these proportions
 ): # One split for `percent`, a list of splits for the others
-    "Take a part, or all parts, of a split by row number modulo 100"
+    "Return a part, or all parts, of a split by row number modulo 100"
     given = [a for a in (arg, k, percent, weighted) if a is not None]
     if len(given) != 1: raise ValueError(f'subsplit takes exactly one of k=, percent[...] or weighted=, got {len(given)} arguments.')
-    if any(p is not None for _, p in self.parts): raise ValueError(f'{self!r} is a subsplit already; a subsplit of a subsplit is not possible.')
+    if any(p is not None for _, p in self.parts):
+        raise ValueError(f'{self!r} is a subsplit already; a subsplit of a subsplit is not possible.')
     if isinstance(arg, int): k = arg
     elif isinstance(arg, list): weighted = arg
     elif arg is not None: percent = arg
-    if percent is None: return [self._of(*((n, p) for n, _ in self.parts)) for p in _weights(k, weighted)]
-    if not isinstance(percent, _Percents): raise ValueError(f'Write percent[10:20] for a part of a split, or a list for weights, got {percent!r}.')
-    return self._of(*((n, percent) for n, _ in self.parts))
+    names = [n for n, _ in self.parts]
+    if percent is None:
+        parts = _percents_of(_even_weights(k) if weighted is None else weighted)
+        return [Split.of(*((n, p) for n in names)) for p in parts]
+    if not isinstance(percent, _Percents):
+        raise ValueError(f'Write percent[10:20] for a part of a split, or a list for weights, got {percent!r}.')
+    return Split.of(*((n, percent) for n in names))
+
+def _of_each_hundred(lo, hi, p):
+    "Return the rows of ranges whose number modulo 100 lies in `p`, as ranges: one for every hundred rows"
+    k = -(-(hi-lo) // 100)
+    block = np.arange(k.sum()) - np.repeat(np.cumsum(k) - k, k)
+    at, end = np.repeat(lo, k) + 100*block, np.repeat(hi, k)
+    return np.minimum(at + p.lo, end), np.minimum(at + p.hi, end)
 
 @patch
 def ranges(self:Split, splits, per=None, rounding=None):
-    "Tell `(split, starts, stops)` of each part: one stretch for every hundred rows"
+    "Return `(split, starts, stops)` of each part"
     out = []
     for name, p in self.parts:
         for split, lo, hi in ReadInstruction(name).ranges(splits, per):
-            if p is not None:
-                k = -(-(hi-lo) // 100)
-                at = np.repeat(lo, k) + 100*(np.arange(k.sum()) - np.repeat(np.cumsum(k)-k, k))
-                lo, hi = [np.minimum(at + q, np.repeat(hi, k)) for q in (p.lo, p.hi)]
+            if p is not None: lo, hi = _of_each_hundred(lo, hi, p)
             out.append((split, lo[hi > lo], hi[hi > lo]))
     return out

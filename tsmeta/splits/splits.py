@@ -496,7 +496,9 @@ def named_views(
     if views is None and seen(meta) is not None: views = dict(train=seen(meta))
     known = Splits(meta, views or None)
     if splits is None: return SplitResult(known.values(), known)
-    purged, short = getattr(splits, 'purged', None), getattr(splits, 'short', None)
+    purged, short = None, None
+    if isinstance(splits, SplitResult) or _is_split_data(splits):
+        purged, short = getattr(splits, 'purged', None), getattr(splits, 'short', None)
     if _is_split_data(splits): splits = splits.splits
     subsets = _by_name(splits)
     _check_per(per, subsets)
