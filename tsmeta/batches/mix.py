@@ -19,21 +19,24 @@ class Mix:
     "How much of each dataset an epoch holds, and how batches are put together"
     def __init__(self,
         share=None, # 'proportional', 'equal', ('temperature', t), mapping name → share, or one share per dataset
-        proportion=None, # Instead of shares: the part of each dataset's rows; one number, one per dataset, or a mapping name → number, 0 for those not named
+        proportion=None, # Instead of shares: the part of the rows; one number, one per dataset, or name → number (0 if not named)
         repeat=None, # Instead of shares: how many times each dataset, in the same ways
         choose=None, # Instead of shares: rows of each dataset, in the same ways
         cap:int=None, # At most so many rows of each dataset
-        batching:str='random', # 'random', 'stratified' (each batch holds the mix, to one row), 'per_dataset' (each batch from one dataset)
-        stopping_strategy=None, # With shares: 'first_exhausted', 'all_exhausted', a number of batches; as many rows as there are if `None`
+        batching:str='random', # 'random', 'stratified' (each batch holds the mix), 'per_dataset' (each batch from one dataset)
+        stopping_strategy=None, # With shares: 'first_exhausted', 'all_exhausted', batches; all rows if `None`
     ):
         counts = dict(proportion=proportion, repeat=repeat, choose=choose)
         counts = {k: v for k, v in counts.items() if v is not None}
         given = [*counts] if share is None else [*counts, 'share']
-        if len(given) > 1: raise ValueError(f'A mix is given by exactly one of share, proportion, repeat and choose, got {given}.')
-        if batching not in BATCHING: raise ValueError(f"batching must be 'random', 'stratified' or 'per_dataset', got {batching!r}.")
+        if len(given) > 1:
+            raise ValueError(f'A mix is given by exactly one of share, proportion, repeat and choose, got {given}.')
+        if batching not in BATCHING:
+            raise ValueError(f"batching must be 'random', 'stratified' or 'per_dataset', got {batching!r}.")
         n_batches = isinstance(stopping_strategy, int) and stopping_strategy > 0
         if stopping_strategy not in (None, *STOPPING) and not n_batches:
-            raise ValueError(f"stopping_strategy must be 'first_exhausted', 'all_exhausted' or a number of batches, got {stopping_strategy!r}.")
+            raise ValueError("stopping_strategy must be 'first_exhausted', 'all_exhausted' or a number of batches, "
+                f"got {stopping_strategy!r}.")
         self.share = share if given else 'proportional'
         self.counts, self.cap, self.batching, self.stopping_strategy = counts, cap, batching, stopping_strategy
 
@@ -67,10 +70,12 @@ def _weights(share, lens, names):
     if isinstance(share, str):
         if share == 'proportional': return lens
         if share == 'equal': return (lens > 0).astype(float)
-        raise ValueError(f"mix must be 'proportional', 'equal', ('temperature', t), a mapping or one share per dataset, got {share!r}.")
+        raise ValueError("mix must be 'proportional', 'equal', ('temperature', t), a mapping or one share per "
+            f"dataset, got {share!r}.")
     if isinstance(share, tuple) and len(share) == 2 and share[0] == 'temperature':
         t = share[1]
-        if not isinstance(t, (int, float, np.number)) or not t > 0: raise ValueError(f'A temperature must be positive, got {t!r}.')
+        if not isinstance(t, (int, float, np.number)) or not t > 0:
+            raise ValueError(f'A temperature must be positive, got {t!r}.')
         return np.where(lens > 0, np.maximum(lens, 1)**(1/t), 0)
     return np.asarray(share, np.float64)
 

@@ -62,7 +62,7 @@ def uniform(
 
 # %% ../../nbs/batches/permutation.ipynb #7d9783f0
 def _halves(n):
-    "Return two factors, the first even (else only even permutations could occur), whose product is `n` or a little more"
+    "Return two factors, the first even (else only even permutations occur), of a product of `n` or a little more"
     a = 2*(math.isqrt(max(0, n-1))//2 + 1)
     return a, max(1, -(-n//a))
 
@@ -92,7 +92,7 @@ def _stir(x, key, m):
 
 @compiled
 def _round(l, r, key, next_key, a, b):
-    "Return both halves after one round; subtracting wraps round where a sum is below the modulus, so `min` keeps the sum"
+    "Return both halves after one round; where a sum is below the modulus, subtracting wraps, so `min` keeps the sum"
     l += _stir(r, key, a)
     l = min(l, l - a)
     r += _stir(l, next_key, b)
@@ -175,7 +175,7 @@ def draw_each(
     offs, # The first row of each dataset
     key:int, # Decides the draws
 ): # int64 rows
-    "Return the row that belongs to each number: rows of a dataset come in a random order, all of them before any comes again"
+    "Return the row of each number: rows of a dataset come in random order, all of them before any comes again"
     ds, js = quota.locate(numbers)
     out = np.empty(len(numbers), np.int64)
     _draw(ds, js, lens, offs, np.uint64(key), out)

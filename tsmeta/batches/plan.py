@@ -111,14 +111,15 @@ def _checked_epoch(plan, epoch):
     again = [plan[epoch, i] for i in reversed(range(len(plan)))]
     if any(not np.array_equal(a, b) for a, b in zip(batches, reversed(again))):
         raise AssertionError(f'{plan}: batches depend on the order of calls')
-    if dict(Counter(map(len, batches))) != plan.sizes(): raise AssertionError(f'{plan}: batches are not as large as it says')
+    if dict(Counter(map(len, batches))) != plan.sizes():
+        raise AssertionError(f'{plan}: batches are not as large as it says')
     return batches
 
 def check_plan(
     plan, # Any plan that gives every row once
     epochs=2, # How many to go through
 ):
-    "Raise an `AssertionError` unless each epoch gives every row once (but for `dropped`), in full batches, in any order of calls"
+    "Raise an `AssertionError` unless each epoch gives every row once (but for `dropped`), in full batches"
     for e in range(epochs):
         batches = _checked_epoch(plan, e)
         ids = np.concatenate([np.zeros(0, np.int64), *batches])
@@ -269,7 +270,7 @@ class WithinPlan(Plan):
     def __init__(self,
         lens, # Rows of each dataset in the set
         bs:int=64, # Rows per batch
-        where=None, # Where in the set the rows of each dataset stand, dataset by dataset, if not simply one after the other
+        where=None, # Places in the set of the rows of each dataset, dataset by dataset, if not one after the other
         **kwargs, # `seed`, `drop_last` and `epoch` as for `Plan`
     ):
         self.index, self.where = Index(lens), where
@@ -295,7 +296,8 @@ class BlockPlan(Plan):
         **kwargs, # `seed`, `drop_last` and `epoch` as for `Plan`
     ):
         if block < 1 or mixed < 1:
-            raise ValueError(f'Blocks need at least one row, and at least one of them is mixed; got block={block}, mixed={mixed}.')
+            raise ValueError(f'Blocks need at least one row, and at least one of them is mixed; got block={block}, '
+                f'mixed={mixed}.')
         super().__init__(n, bs, True, **kwargs)
         self.block, self.mixed = int(block), int(mixed)
         self.n_blocks = -(-self.n//self.block)
@@ -351,7 +353,8 @@ def order_plan(
     n = int(np.sum(lens))
     if isinstance(kind, str) and kind == 'block' and len(more) < 3: return BlockPlan(n, bs, *more, **kwargs)
     if more or isinstance(kind, str):
-        raise ValueError(f"shuffle must be True or 'full', 'within', 'block', ('block', rows), or False, got {shuffle!r}.")
+        raise ValueError("shuffle must be True or 'full', 'within', 'block', ('block', rows), or False, got "
+            f"{shuffle!r}.")
     return Plan(n, bs, bool(kind), **kwargs)
 
 # %% ../../nbs/batches/plan.ipynb #a44be5bd
@@ -394,7 +397,7 @@ class MixPlan(Plan):
         seed:int=0, # Decides the order together with the epoch
         drop_last:bool=False, # Leave out incomplete batches, unless nothing else is left
         names=None, # Names of the datasets
-        where=None, # Where in the set the rows of each dataset stand, dataset by dataset, if not simply one after the other
+        where=None, # Places in the set of the rows of each dataset, dataset by dataset, if not one after the other
         epoch:int=0, # The current epoch
     ):
         self.lens, self.names, self.where = np.ascontiguousarray(lens, np.int64), names, where
@@ -433,7 +436,8 @@ class MixPlan(Plan):
         return self.quota.lens
     def __len__(self): return super().__len__() if self.parts is None else len(self.parts)
     def __repr__(self):
-        return f'{type(self).__name__}: {len(self):,} batches of {self.bs}, {self.n_rows:,} rows from {self.n:,} by {self.mix!r}'
+        rows = f'{self.n_rows:,} rows from {self.n:,}'
+        return f'{type(self).__name__}: {len(self):,} batches of {self.bs}, {rows} by {self.mix!r}'
 
 # %% ../../nbs/batches/plan.ipynb #e80f2b8e
 @patch
@@ -480,7 +484,7 @@ def check_mix(
     plan, # A `MixPlan` over rows that stand dataset by dataset
     epochs=2, # How many to go through
 ):
-    "Raise an `AssertionError` unless every epoch holds exactly the quotas, and no row comes again before all of its dataset came"
+    "Raise an `AssertionError` unless every epoch holds the quotas, and no row comes again before all of its dataset"
     for e in range(epochs):
         rows = np.concatenate(_checked_epoch(plan, e))
         ds = np.searchsorted(plan.offs + plan.lens, rows, side='right')
@@ -488,7 +492,8 @@ def check_mix(
             raise AssertionError(f'{plan}: epoch {e} misses its quotas')
         seen = np.bincount(rows, minlength=plan.n)
         for start, n in zip(plan.offs, plan.lens):
-            if n and np.ptp(seen[start:start+n]) > 1: raise AssertionError(f'{plan}: a row of {n} comes again before all came')
+            if n and np.ptp(seen[start:start+n]) > 1:
+                raise AssertionError(f'{plan}: a row of {n} comes again before all came')
 
 # %% ../../nbs/batches/plan.ipynb #8c75d46a
 def _one_key_each(lens, keys):
@@ -517,7 +522,8 @@ class BucketPlan(MixPlan):
         "Change the mix, from the next batch asked for"
         mix = as_mix(mix)
         if mix.batching != 'random':
-            raise ValueError(f'Buckets say how batches are put together; the mix says batching={mix.batching!r}. Ask for one of them.')
+            raise ValueError(f'Buckets say how batches are put together; the mix says batching={mix.batching!r}. Ask '
+                'for one of them.')
         super().set_mix(mix)
 
     def _set_quota(self, quota):

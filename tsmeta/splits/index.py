@@ -56,19 +56,21 @@ def to_ids(
     a = _as_array(as_range(idxs, n))
     if a.dtype.kind == 'b':
         if len(a) != n:
-            raise IndexError(f'A boolean mask needs one value per row: there are {n:,} {what}, the mask has {len(a):,}.')
+            raise IndexError(f'A boolean mask needs one value per row: there are {n:,} {what}, the mask has '
+                f'{len(a):,}.')
         return np.flatnonzero(a)
     low, high = int(a.min(initial=0)), int(a.max(initial=0))
     if low < -n or high >= max(n, 1) or (len(a) and n == 0):
         bad = int(((a < -n) | (a >= n)).argmax())
-        raise IndexError(f'Asked for row {a[bad]:,} (position {bad} of the request), but there are {n:,} {what}: 0 … {n-1:,}.')
+        raise IndexError(f'Asked for row {a[bad]:,} (position {bad} of the request), but there are {n:,} {what}: 0 … '
+            f'{n-1:,}.')
     a = np.ascontiguousarray(a, dtype=np.int64)
     return np.where(a < 0, a + n, a) if low < 0 else a
 
 # %% ../../nbs/splits/index.ipynb #e6a935bf
 @compiled
 def locate1(i, starts, guess, shift):
-    "Return the dataset of global id `i` (within range): a first guess, then binary search between two neighbouring guesses"
+    "Return the dataset of global id `i` (within range): a guess, then binary search between neighbouring guesses"
     b = i >> shift
     lo, hi = guess[b], guess[b+1]
     while lo < hi:
@@ -128,7 +130,8 @@ def locate(self:Index,
     ds, rows = np.empty_like(ids), np.empty_like(ids)
     bad = _locate(ids, self.starts, self.guess, self.shift, ds, rows)
     if bad >= 0:
-        raise IndexError(f'Asked for global id {int(ids[bad]):,}, but there are {len(self):,} rows in {len(self.lens):,} datasets.')
+        raise IndexError(f'Asked for global id {int(ids[bad]):,}, but there are {len(self):,} rows in '
+            f'{len(self.lens):,} datasets.')
     return ds, rows
 
 @patch
@@ -265,7 +268,7 @@ def select(self:View,
 
 @patch
 def __getitem__(self:View, idx):
-    "Return one global id for a number, an array of ids for a list, slice or array; positions out of range are an `IndexError`"
+    "Return one global id for a number, an array of ids for a list, slice or array; `IndexError` if out of range"
     if isinstance(idx, (int, np.integer)): return int(self[[idx]][0])
     return self.ids(to_ids(idx, len(self), 'positions'))
 

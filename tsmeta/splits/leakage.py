@@ -26,7 +26,7 @@ def dilate(
     meta, # What the ids belong to
     gap:int=0, # Time steps
 ): # Two int64 arrays: merged ranges
-    "Return ranges of ids grown to all rows of their datasets that share a time step with them, or are less than `gap` steps away"
+    "Return ranges grown to all rows of their datasets that share a time step, or are less than `gap` steps away"
     ds, row, n = by_dataset(meta.index, starts, stops)
     w, first = embargo_rows(meta, gap)[ds], meta.index.starts[ds]
     lo = np.maximum(row - w, 0)
@@ -141,7 +141,8 @@ def _checked_purge(meta, views):
     clean, dropped = _purged(meta, views)
     for s, view in views.items():
         if len(view) and not len(clean[s]):
-            raise ValueError(f'Purging leaves no row of {s}: all {len(view):,} share rows or time steps with a later subset. '
+            raise ValueError(f'Purging leaves no row of {s}: all {len(view):,} share rows or time steps with a later '
+                'subset. '
                 'EachSplitter and HoldoutSplitter keep subsets apart.')
     return clean, dropped
 
@@ -159,7 +160,8 @@ def apply_policy(
     if len(report):
         why = f'The split leaks: {leak_text(report)}'
         if leak == 'raise':
-            raise ValueError(f"{why} Choose leak='purge' to drop those rows of {report.a[0]}, 'warn' or 'allow' to keep them; "
+            raise ValueError(f"{why} Choose leak='purge' to drop those rows of {report.a[0]}, 'warn' or 'allow' to "
+                "keep them; "
                 'EachSplitter leaves none.')
         warn_caller(why)
     return views, nothing

@@ -101,7 +101,8 @@ def _plain(v):
 ROUNDINGS = 'closest', 'pct1_dropremainder'
 
 def _check_rounding(rounding):
-    if rounding not in ROUNDINGS: raise ValueError(f'Unknown rounding {rounding!r}. {did_you_mean(rounding, ROUNDINGS)}')
+    if rounding not in ROUNDINGS:
+        raise ValueError(f'Unknown rounding {rounding!r}. {did_you_mean(rounding, ROUNDINGS)}')
 
 class _Bounds:
     "Find the bounds of one slice in the rows of a split, for the split as a whole or for each of its shards"
@@ -144,7 +145,7 @@ class _Bounds:
 
 # %% ../../nbs/splits/spec.ipynb #2af629c7
 def _cut(part, split, shards, per, rounding):
-    "Return starts and stops of a component in the positions of one split: int64 arrays, one entry, or one for each shard"
+    "Return starts and stops of a component in the positions of one split: one entry, or one for each shard"
     if per and part.unit == 'shard':
         part.fail('slice', "with per='dataset' a slice applies inside each shard, so it cannot count shards.")
     bounds = _Bounds(part, split, shards, per, rounding)
@@ -195,7 +196,8 @@ def _check_slice(spec, at):
     "Raise a `ValueError` unless the text in brackets has two sides, at least one of them with a bound"
     a, b = at
     body, around = spec[a:b], (a - 1, b + 1)
-    if ':' not in body: _fail(spec, around, 'a slice is written [from:to] with at least one side, or [2shard] for one shard.')
+    if ':' not in body:
+        _fail(spec, around, 'a slice is written [from:to] with at least one side, or [2shard] for one shard.')
     if body == ':': _fail(spec, around, '[:] has no bounds; write the name alone for all its rows.')
     if body.count(':') > 1:
         second = spec.index(':', a + body.find(':') + 1)
@@ -235,7 +237,8 @@ def _read_component(spec, at, rounding):
     m = re.fullmatch(r'([\w-]+)(\[([^\[\]]*)\])?', text)
     if not m:
         stop = re.match(r'[\w-]*(\[[^\[\]]*\])?', text).end()
-        _fail(spec, (a+stop, b), 'a component is a name of word characters or -, then perhaps one slice in brackets, such as train[:75%].')
+        _fail(spec, (a+stop, b), 'a component is a name of word characters or -, then perhaps one slice in brackets, '
+            'such as train[:75%].')
     where = dict(name=(a, a+m.end(1)), slice=at)
     if m[2] is None: return _Slice(m[1], None, None, '', rounding, spec, where)
     if m[1] == 'all': _fail(spec, at, "'all' cannot be sliced; slice the splits one by one.")
@@ -261,10 +264,12 @@ class ReadInstruction:
         unit:str=None, # None for rows, '%' or 'shard'
         rounding:str='closest', # Percentages: 'closest' row, or 'pct1_dropremainder', multiples of ⌊n/100⌋ rows
     ):
-        if unit not in (None, 'abs', '%', 'shard'): raise ValueError(f"unit is None (rows), '%' or 'shard', got {unit!r}.")
+        if unit not in (None, 'abs', '%', 'shard'):
+            raise ValueError(f"unit is None (rows), '%' or 'shard', got {unit!r}.")
         name = str(split_name)
         if not re.fullmatch(r'[\w-]+', name):
-            _fail(name, (0, len(name)), 'a split name consists of word characters or -; ReadInstruction.from_spec reads more.')
+            _fail(name, (0, len(name)), 'a split name consists of word characters or -; ReadInstruction.from_spec '
+                'reads more.')
         self.parts = _read(_spec_text(name, from_, to, '' if unit in (None, 'abs') else unit), rounding)
 
     @classmethod
@@ -283,7 +288,9 @@ class ReadInstruction:
         "Return `(split, starts, stops)` of each component, in positions of the split; `splits` maps names to `Shards`"
         return [r for p in self.parts for r in p.ranges(splits, per, rounding)]
 
-    def __add__(self, other): return self.of(*self.parts, *other.parts) if isinstance(other, ReadInstruction) else NotImplemented
+    def __add__(self, other):
+        if not isinstance(other, ReadInstruction): return NotImplemented
+        return self.of(*self.parts, *other.parts)
     def __eq__(self, other): return isinstance(other, ReadInstruction) and self.parts == other.parts
     def __hash__(self): return hash(self.parts)
     def __str__(self): return '+'.join(map(str, self.parts))
@@ -364,7 +371,8 @@ class Split:
     def __eq__(self, other): return self.parts == other.parts if isinstance(other, Split) else str(self) == other
     def __hash__(self): return hash(str(self))
     def __str__(self): return '+'.join(n if p is None else f'{n}.{p}' for n, p in self.parts)
-    def __repr__(self): return ' + '.join(f'Split({n!r})' if p is None else f'Split({n!r}).subsplit({p!r})' for n, p in self.parts)
+    def __repr__(self):
+        return ' + '.join(f'Split({n!r})' if p is None else f'Split({n!r}).subsplit({p!r})' for n, p in self.parts)
 
 Split.TRAIN, Split.VALIDATION, Split.TEST, Split.ALL = map(Split, ['train', 'validation', 'test', 'all'])
 
@@ -378,7 +386,8 @@ def subsplit(self:Split,
 ): # One split for `percent`, a list of splits for the others
     "Return a part, or all parts, of a split by row number modulo 100"
     given = [a for a in (arg, k, percent, weighted) if a is not None]
-    if len(given) != 1: raise ValueError(f'subsplit takes exactly one of k=, percent[...] or weighted=, got {len(given)} arguments.')
+    if len(given) != 1:
+        raise ValueError(f'subsplit takes exactly one of k=, percent[...] or weighted=, got {len(given)} arguments.')
     if any(p is not None for _, p in self.parts):
         raise ValueError(f'{self!r} is a subsplit already; a subsplit of a subsplit is not possible.')
     if isinstance(arg, int): k = arg

@@ -57,7 +57,8 @@ def _shard_lengths(split, n):
     "Return a number of rows, or a list of shard lengths, as an array"
     n = np.atleast_1d(np.asarray(n))
     if n.ndim != 1 or (n.size and n.dtype.kind not in 'iu') or n.min(initial=0) < 0:
-        raise ValueError(f'Split {split!r} takes a number of rows or a list of shard lengths, each 0 or more, got {n.tolist()!r}.')
+        raise ValueError(f'Split {split!r} takes a number of rows or a list of shard lengths, each 0 or more, got '
+            f'{n.tolist()!r}.')
     return n
 
 def _check_name(split):
@@ -117,7 +118,8 @@ def map_spec(spec, splits, f):
     "Return what `f` gives for each spec of a nest of lists and dicts, in the same shape"
     if spec is None: return {s: f(s) for s in splits}
     if isinstance(spec, dict): return {k: map_spec(s, splits, f) for k, s in spec.items()}
-    if not isinstance(spec, str) and hasattr(spec, '__iter__'): return type(spec)([map_spec(s, splits, f) for s in spec])
+    if not isinstance(spec, str) and hasattr(spec, '__iter__'):
+        return type(spec)([map_spec(s, splits, f) for s in spec])
     return f(spec)
 
 def resolve(
@@ -156,7 +158,7 @@ class Selection(View):
         self.pieces = np.stack([component[of_range], ds, skip, n])
 
     num_examples = property(lambda self: len(self), doc='Rows')
-    num_shards = property(lambda self: len(self.shard_lengths), doc='Datasets it has rows of, counted once per component')
+    num_shards = property(lambda self: len(self.shard_lengths), doc='Datasets with rows, counted once per component')
     @property
     def instructions(self):
         "(dataset, skip, take), in order"
@@ -199,9 +201,10 @@ def select(
 
 @patch
 def __getitem__(self:Splits, spec):
-    "Return the rows that a spec selects, a slice applying to the split as a whole; or the view of a split by its number"
+    "Return the rows that a spec selects, slicing the split as a whole; or the view of a split by its number"
     if not isinstance(spec, (int, np.integer)): return select(self, spec)
-    if not -len(self) <= spec < len(self): raise IndexError(f'Asked for split {spec}, but there are {len(self)}: {", ".join(self)}.')
+    if not -len(self) <= spec < len(self):
+        raise IndexError(f'Asked for split {spec}, but there are {len(self)}: {", ".join(self)}.')
     return list(self.views.values())[spec]
 
 # %% ../../nbs/splits/splits.ipynb #6d27f922
@@ -277,7 +280,8 @@ NAMES = 'train', 'valid', 'test'
 def left_out(split):
     "Return lines of text about the rows and datasets that a split leaves out: its `purged` and `short`"
     lines = []
-    if split.purged is not None and len(split.purged): lines.append(f'purged: {len(split.purged):,} rows that would overlap')
+    if split.purged is not None and len(split.purged):
+        lines.append(f'purged: {len(split.purged):,} rows that would overlap')
     if split.short is not None and len(split.short):
         lines.append(f'too short for a share: {len(split.short):,} datasets, see .short')
     return lines
@@ -359,7 +363,8 @@ def describe_lines(meta, splits, most=8):
 def _info_column(meta, column):
     "Return a column of the table about datasets"
     known = [] if meta.info is None else list(meta.info.columns)
-    if column not in known: raise ValueError(f'The metadataset has no info column {column!r}. {did_you_mean(column, known)}')
+    if column not in known:
+        raise ValueError(f'The metadataset has no info column {column!r}. {did_you_mean(column, known)}')
     return meta.info[column]
 
 def group_codes(
@@ -379,7 +384,8 @@ def group_codes(
     codes, labels = pd.factorize(labels)
     if codes.min(initial=0) < 0:
         d = int(codes.argmin())
-        raise ValueError(f'Dataset {d} ({meta.names[d]!r}) has no group label{where}. Fill it in, or pass a list with one label per dataset.')
+        raise ValueError(f'Dataset {d} ({meta.names[d]!r}) has no group label{where}. Fill it in, or pass a list '
+            'with one label per dataset.')
     return codes.astype(np.int64), list(labels)
 
 # %% ../../nbs/splits/splits.ipynb #99088b18
@@ -391,17 +397,19 @@ def warn_caller(text):
     warnings.warn(text, stacklevel=depth)
 
 def call_splitter(splits, meta):
-    "Return what a splitter gives, or `splits` itself where it is none; warn that tsai's TimeSplitter does not look at datasets"
+    "Return what a splitter gives, or `splits` if it is none; warn that tsai's TimeSplitter does not see datasets"
     if isinstance(splits, type):
         raise TypeError(f'{splits.__name__} is a class: make a splitter of it first, {splits.__name__}().')
     if not callable(splits): return splits
     n = np.count_nonzero(meta.lens)
     if n > 1 and getattr(splits, '__qualname__', '').startswith('TSSplitter.'):
-        warn_caller(f'TimeSplitter cuts the {n:,} datasets as one long series, so it validates on the last datasets only. '
+        warn_caller(f'TimeSplitter cuts the {n:,} datasets as one long series, so it validates on the last datasets '
+            'only. '
             'EachSplitter takes the end of each dataset.')
     made = splits(meta)
     if not hasattr(made, '__iter__'):
-        raise TypeError(f'The splitter {splits!r} answered {made!r:.80}; it has to answer the rows of each subset, (train, valid[, test]).')
+        raise TypeError(f'The splitter {splits!r} answered {made!r:.80}; it has to answer the rows of each subset, '
+            '(train, valid[, test]).')
     return made
 
 def _is_spec(s): return isinstance(s, (str, ReadInstruction, Split))
@@ -438,7 +446,8 @@ def _ids_of_meta(name, rows, meta):
     "Return the rows of one subset as a view of ids where it is a metadataset already, else as they are"
     if not is_meta(rows): return rows
     if rows.index is not meta.index:
-        raise TypeError(f'Subset {name!r} is a metadataset of other datasets than those that are split; select or split these instead.')
+        raise TypeError(f'Subset {name!r} is a metadataset of other datasets than those that are split; select or '
+            'split these instead.')
     return View(slice(None), len(meta.index)) if seen(rows) is None else seen(rows)
 
 def _check_rows(name, rows):
@@ -446,17 +455,20 @@ def _check_rows(name, rows):
     if not _is_rows(rows): raise TypeError(f'Subset {name!r} takes row numbers, a mask or a spec, got {rows!r:.80}.')
     first = _first(rows)
     if isinstance(first, str):
-        raise TypeError(f'Subset {name!r} lists text such as {first!r}, not row numbers. HoldoutSplitter holds out datasets by name; '
+        raise TypeError(f'Subset {name!r} lists text such as {first!r}, not row numbers. HoldoutSplitter holds out '
+            'datasets by name; '
             'specs are not listed but added, "a+b".')
     if isinstance(rows, dict) or _is_rows(first):
-        raise TypeError(f'Subset {name!r} holds subsets itself. Of several folds pass one: for fold in folds: meta.split(fold).')
+        raise TypeError(f'Subset {name!r} holds subsets itself. Of several folds pass one: for fold in folds: '
+            'meta.split(fold).')
 
 def _as_view(name, rows, meta):
     "Return one subset as a view of ids; where a set sees only some rows, row numbers are positions in it"
     rows, part, size = _ids_of_meta(name, rows, meta), seen(meta), len(meta.index)
     if isinstance(rows, View) and rows.size == size:
         if part is not None and not _within(rows, part):
-            raise ValueError(f'Subset {name!r} has rows that the set to split does not see: it sees {len(part):,} of {size:,}.')
+            raise ValueError(f'Subset {name!r} has rows that the set to split does not see: it sees {len(part):,} of '
+                f'{size:,}.')
         return rows
     n = size if part is None else len(part)
     if isinstance(rows, View):
@@ -482,10 +494,11 @@ def _by_name(splits):
 def _check_per(per, splits):
     if per not in (None, 'dataset'): raise ValueError(f"per is None or 'dataset', got {per!r}.")
     if per and not any(map(_is_spec, splits.values())):
-        raise ValueError(f'per= is for specs such as "train[:80%]", and this split has none: {", ".join(splits)} are rows already.')
+        raise ValueError(f'per= is for specs such as "train[:80%]", and this split has none: {", ".join(splits)} are '
+            'rows already.')
 
 def named_views(
-    splits, # Row numbers of each subset in any form, `{name: rows}`, specs, a splitter, or `None` for the splits there are
+    splits, # Row numbers of each subset, `{name: rows}`, specs, a splitter, or `None` for the splits there are
     meta, # What is split: a metadataset, or a `DataLayout`
     views:dict=None, # Subsets it has already, where specs look up their names
     per:str=None, # Of specs: None, or 'dataset' to slice inside each dataset
@@ -502,7 +515,10 @@ def named_views(
     if _is_split_data(splits): splits = splits.splits
     subsets = _by_name(splits)
     _check_per(per, subsets)
-    found = {s: select(known, rows, per, rounding) if _is_spec(rows) else _as_view(s, rows, meta) for s, rows in subsets.items()}
+    found = {}
+    for name, rows in subsets.items():
+        if _is_spec(rows): found[name] = select(known, rows, per, rounding)
+        else: found[name] = _as_view(name, rows, meta)
     return SplitResult(found.values(), found, purged, short, meta)
 
 def as_splits(splits, meta, views:dict=None, per:str=None, rounding:str=None):

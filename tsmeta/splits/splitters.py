@@ -39,11 +39,12 @@ def _warn_short(meta, folds):
     "Warn once about datasets that are not in every subset"
     short = max((f.short for f in folds if f.short is not None), key=len, default=())
     if not len(short): return
-    warn_caller(f'{len(short):,} of {len(meta.lens):,} datasets have no share in every subset, such as {short.name[0]!r} '
+    warn_caller(f'{len(short):,} of {len(meta.lens):,} datasets have no share in every subset, such as '
+        f'{short.name[0]!r} '
         f'({short.rows[0]:,} rows, not in {short.missing[0]}). They are listed in .short of the split.')
 
 class Splitter:
-    "Split what it is called with: a metadataset into views, anything else with a length into arrays of row numbers; subclasses define `make`"
+    "Split a metadataset into views, anything else with a length into arrays of row numbers; subclasses define `make`"
     fold = 0
     def folds(self, o):
         "Return all folds: a list of `SplitResult`s"
@@ -110,7 +111,7 @@ class EachSplitter(Splitter):
     def __init__(self,
         valid=.2, # Share, or rows, of each dataset
         test=0., # Share, or rows, after that
-        gap:int=0, # Time steps to leave free between subsets, on top of what windows overlap; rows where rows are not windows
+        gap:int=0, # Time steps to leave free between subsets, on top of what windows overlap
     ):
         self.valid, self.test = _check_size('valid', valid, zero=False), _check_size('test', test)
         shares = [x for x in (self.valid, self.test) if isinstance(x, Fraction)]
@@ -151,8 +152,10 @@ class WalkForwardSplitter(Splitter):
         train_size=None, # Share, or rows, to train on in each fold if not anchored; the most that fits if `None`
         fold:int=-1, # Which fold a call returns; the last is the latest
     ):
-        if not _is_int(n_splits) or n_splits < 1: raise ValueError(f'n_splits is a whole number, 1 or more, got {n_splits!r}.')
-        if not _is_int(fold) or not -n_splits <= fold < n_splits: raise ValueError(f'There is no fold {fold} of {n_splits}.')
+        if not _is_int(n_splits) or n_splits < 1:
+            raise ValueError(f'n_splits is a whole number, 1 or more, got {n_splits!r}.')
+        if not _is_int(fold) or not -n_splits <= fold < n_splits:
+            raise ValueError(f'There is no fold {fold} of {n_splits}.')
         self.n_splits, self.anchored, self.fold = n_splits, anchored, fold
         self.valid, self.test = _check_size('valid_size', valid_size, zero=False), _check_size('test_size', test_size)
         self.gap, self.train = _check_size('gap', gap), None
@@ -198,7 +201,7 @@ def _class_counts(meta, stratify, codes, n_groups):
     return np.bincount(group*n + cls, weight, n_groups*n).reshape(n_groups, n)
 
 def _balanced(counts, order, quota):
-    "Return the side of each group: the largest first, each to the side that lacks its classes most, until the side is full"
+    "Return the side of each group: the largest first, each to the side that lacks its classes most, until it is full"
     share = np.array(quota) / sum(quota)
     target, size = counts.sum(0) * share[:, None], np.maximum(counts.sum() * share, 1e-9)
     have, left, side = np.zeros_like(target), np.array(quota), np.zeros(len(counts), int)
@@ -220,7 +223,7 @@ class HoldoutSplitter(Splitter):
         valid=.2, # Share of groups, number of groups, or labels of groups (names of datasets without `groups`)
         test=0., # The same for the test subset
         groups=None, # None: each dataset on its own; a column of `meta.info`; or one label per dataset
-        stratify=None, # Keep as balanced as can be: `True` the classes of rows, or a column of `meta.info`, or one label per dataset
+        stratify=None, # What to balance: `True` the classes of rows, or a column of `meta.info`, or one label per dataset
         seed:int=0, # Another seed holds out others
     ):
         self.sizes, self.groups, self.stratify, self.seed = (valid, test), groups, stratify, seed
@@ -254,7 +257,8 @@ class HoldoutSplitter(Splitter):
             side[free[order]] = np.repeat([1, 2, 0], [quota[1], quota[2], quota[0]])
         else: side[free] = _balanced(_class_counts(meta, self.stratify, codes, len(labels))[free], order, quota)
         if not rows[side <= 0].any():
-            raise ValueError(f'All {np.count_nonzero(rows):,} {self.what} are held out, but one must be left to train on.')
+            raise ValueError(f'All {np.count_nonzero(rows):,} {self.what} are held out, but one must be left to '
+                'train on.')
         return np.maximum(side, 0)
 
 # %% ../../nbs/splits/splitters.ipynb #1448289d
@@ -268,7 +272,8 @@ def _named(self:HoldoutSplitter, labels):
         for label in [wanted] if isinstance(wanted, str) else wanted:
             g = number.get(str(label))
             if g is None:
-                raise ValueError(f'There is no {self.what[:-1]} {str(label)!r} to hold out. {did_you_mean(label, list(number)[:50])}')
+                raise ValueError(f'There is no {self.what[:-1]} {str(label)!r} to hold out. '
+                    f'{did_you_mean(label, list(number)[:50])}')
             if side[g] not in (-1, s): raise ValueError(f'{str(label)!r} cannot be in valid and in test.')
             side[g] = s
     return side
@@ -336,6 +341,7 @@ class SklearnSplitter(Splitter):
     def _joined(self, meta, fold):
         "Return one fold of all datasets; those that have no such fold are listed"
         lack = np.setdiff1d(np.flatnonzero(meta.lens), list(fold))
-        short = pd.DataFrame(dict(dataset=lack, name=[str(meta.names[d]) for d in lack], rows=meta.lens[lack], missing='this fold'))
+        names = [str(meta.names[d]) for d in lack]
+        short = pd.DataFrame(dict(dataset=lack, name=names, rows=meta.lens[lack], missing='this fold'))
         views = [View(np.concatenate(v), len(meta.index)) for v in zip(*fold.values())]
         return SplitResult(views, short=short, meta=meta)
