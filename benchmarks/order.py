@@ -2,11 +2,12 @@
 import time
 import numpy as np
 from fastai.vision.augment import RandTransform
-from tsmeta.batches.mix import BucketPlan
+from tsmeta.batches.plan import BucketPlan
 from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.data.schema import TensorSeries
 from tsmeta.data.dataset import TSMetaDataset
-from tsmeta.batches.mix import Mix, MixPlan
+from tsmeta.batches.mix import Mix
+from tsmeta.batches.plan import MixPlan
 from tsmeta.batches.plan import BlockPlan, WithinPlan
 from tsmeta.batches.plan import Plan
 import tsmeta.data.dataset, tsmeta.load.loader

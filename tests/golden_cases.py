@@ -21,12 +21,12 @@ from tsmeta.all import TSMetaDataset
 from tsmeta.all import WalkForwardSplitter
 from tsmeta.all import even_splits
 from tsmeta.all import split_for_process
-from tsmeta.batches.mix import BucketPlan
-from tsmeta.batches.mix import RunPlan
+from tsmeta.batches.plan import BucketPlan
+from tsmeta.batches.plan import RunPlan
 from tsmeta.batches.permutation import keyed_number
 from tsmeta.batches.permutation import keyed_numbers
 from tsmeta.load.feed import Sampler
-from tsmeta.batches.mix import MixPlan
+from tsmeta.batches.plan import MixPlan
 from tsmeta.batches.plan import order_plan
 from tsmeta.batches.plan import Plan
 from tsmeta.batches.permutation import hash64

@@ -15,7 +15,7 @@ from importlib.machinery import ModuleSpec
 # %% ../nbs/moved.ipynb #9d151c6a
 # Old module → the modules that hold its names now
 MOVED = dict(
-    adapt='sources.adapt', background='load.stages', bucket='batches.mix',
+    adapt='sources.adapt', background='load.stages', bucket='batches.plan',
     callback='train.callbacks load.distributed', calls='load.workers', channels='sources.align',
     checkpoint='train.resume data.codec', cli='cli.main', cli_data='cli.data', cli_model='cli.model',
     cli_options='cli.options', cli_report='cli.run', cli_run='cli.run', clocks='store.pack sources.recordings',
@@ -25,7 +25,7 @@ MOVED = dict(
     kernel='batches.kernel', labels='store.labels', leak='splits.leakage splits.index', learner='train.predict',
     legacy='splits.spec', lengths='sources.align', load='load.loader', loader_feed='load.stream_loader',
     loaders='load.loader', members='sources.files', meta='data.dataset data.schema',
-    metrics='train.metrics load.distributed', missing='sources.align sources.base', mix='batches.mix',
+    metrics='train.metrics load.distributed', missing='sources.align sources.base', mix='batches.mix batches.plan',
     mixture='train.mixture', nested='data.views', open='data.open', order='batches.plan',
     own_labels='train.callbacks', pack='store.pack', packed='store.store', parts='store.pack store.disk sources.base',
     plan='batches.plan batches.permutation', plots='train.plots', policies='sources.policies',

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.load.loader import TSMetaDataLoaders
 from tsmeta.data.dataset import TSMetaDataset
-from tsmeta.batches.mix import Mix, MixPlan, check_mix, quotas, whole
+from tsmeta.batches.mix import Mix, largest_remainder, quotas
+from tsmeta.batches.plan import MixPlan, check_mix
 from tsmeta.load.loader import check_resume
 
 LENS = [40, 0, 7, 23]
@@ -39,7 +40,7 @@ def test_any_mix_keeps_its_law(lens, bs, drop, seed, batching, share, stop, cap)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20).filter(sum), st.integers(0, 10**6))
 def test_whole_numbers_add_up_and_stay_within_one(p, total):
     p = np.array(p)/sum(p)
-    w = whole(p, total)
+    w = largest_remainder(p, total)
     assert w.sum() == total and (np.abs(w - p*total) < 1 + 1e-6*total).all()
 
 

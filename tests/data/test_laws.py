@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from members import LEN, VARS, make, member
 from tsmeta.batches import gather as gather_module
-from tsmeta.splits import index as index_module
 from tsmeta.data.datasets import TSMetaDatasets
 from tsmeta.splits.index import Index, View, check_index
 from tsmeta.load.loader import TSMetaDataLoader
@@ -75,7 +74,6 @@ def test_pickle_and_the_path_without_numba_give_the_same(specs, data):
         assert np.array_equal(there[idx][0].numpy(), X[idx]) and np.array_equal(there[idx][1].numpy(), meta[idx][1].numpy())
         with pytest.MonkeyPatch.context() as m:
             m.setattr(gather_module, 'HAS_NUMBA', False)
-            m.setattr(index_module, 'HAS_NUMBA', False)
             x, y = meta[idx]
             assert np.array_equal(x.numpy(), X[idx]) and [meta.vocab[i] for i in y] == [labels[i] for i in idx]
             with pytest.raises(IndexError): meta[[len(X)]]

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies as st
 from tsmeta.load.feed import n_rows
 from tsmeta.load.feed import ItemFeed, PlanFeed, RowFeed, Sampler, check_feed
 from tsmeta.splits.index import Index, View
-from tsmeta.batches.mix import MixPlan
+from tsmeta.batches.plan import MixPlan
 from tsmeta.batches.plan import Plan
 from tsmeta.load.stream import Stream, check_stream_resume
 from stream_tools import *

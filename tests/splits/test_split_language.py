@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 import tsmeta.splits.splits # gives views their fingerprint
-from tsmeta.splits.spec import portion
+from tsmeta.splits.spec import round_share
 from tsmeta.splits.spec import ReadInstruction, Split, percent
 from tsmeta.splits.splits import Splits, even_splits, resolve, select, split_for_process
 
@@ -85,6 +85,12 @@ def test_names():
         with pytest.raises(ValueError): Splits({bad: 5})
     assert resolve('all', splits) == [('tra-in', 0, 5), ('2015_x', 0, 6), ('été', 0, 7)]
 
+def test_rows_beyond_64_bits_are_beyond_the_end():
+    for spec in (f'train[:{2**63}]', f'train[{10**30}:]', f'train[-{2**64}:]', f'train[:-{10**30}]'):
+        with pytest.raises(ValueError, match='is beyond the end: split .train. has 200 rows'): resolve(spec, SPLITS)
+    with pytest.raises(ValueError, match='is beyond the end'): resolve(f'a[:{2**63}]', Splits({'a': 2**63-1}))
+    assert resolve(f'a[-{2**63-1}:]', Splits({'a': 2**63-1})) == [('a', 0, 2**63-1)]
+
 def test_shapes():
     assert resolve([], SPLITS) == [] and resolve(('train', ['test']), SPLITS) == ([('train', 0, 200)], [[('test', 0, 101)]])
     assert list(resolve(None, SPLITS)) == list(SPLITS) and resolve({'a': 'none'}, SPLITS) == {'a': [('none', 0, 0)]}
@@ -104,7 +110,7 @@ numbers = st.integers(0, 2**62)
 shares = st.fractions(0, 1, max_denominator=10**6)
 
 @given(st.lists(numbers, min_size=1), shares)
-def test_portion_is_exact(n, p): assert portion(np.array(n), p).tolist() == [round(p*x) for x in n]
+def test_portion_is_exact(n, p): assert round_share(np.array(n), p).tolist() == [round(p*x) for x in n]
 
 @given(st.integers(0, 10**6), st.decimals(0, 100, places=2))
 def test_a_percentage_and_its_complement_part_the_data(n, p):

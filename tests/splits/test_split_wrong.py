@@ -1,16 +1,17 @@
-"What wrong ways of splitting are told, and what right but unusual ways give"
-import inspect, os, pickle, subprocess, sys, time, warnings
+"What errors wrong ways of splitting raise, and what right but unusual ways give"
+import inspect, os, pickle, subprocess, sys, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from fastcore.foundation import L
 from sklearn.model_selection import KFold, StratifiedKFold
 from tsmeta.data.datasets import TSMetaDatasets
-from tsmeta.splits.index import View
+import tsmeta.splits.splits as splits_module
+from tsmeta.splits.index import to_ids, View
 from tsmeta.splits.leakage import check_leakage
 from tsmeta.data.dataset import TSMetaDataset
 import tsmeta.load.loader, tsmeta.data.dataset
 from tsmeta.splits.leakage import show_splits
-from tsmeta.splits.splits import describe
+from tsmeta.splits.splits import describe, resolve
 from tsmeta.splits.splitters import EachSplitter, HoldoutSplitter, SklearnSplitter, WalkForwardSplitter
 
 rng = np.random.default_rng(0)
@@ -28,56 +29,107 @@ class Odd:
 HOW = 'Say how to split: a splitter such as EachSplitter'
 WRONG = [
     # no parts, or nothing that is one
-    (lambda: meta.split(), ValueError, 'at least one part'), (lambda: meta.split([]), ValueError, 'at least one part'), (lambda: meta.split({}), ValueError, 'at least one part'),
-    (lambda: meta.split(5), TypeError, HOW), (lambda: meta.split(.8), TypeError, HOW), (lambda: meta.split(.8, .2), TypeError, HOW), (lambda: meta.split(b'train'), TypeError, HOW),
-    (lambda: meta.split([0, 1], None), TypeError, HOW), (lambda: meta.split(iter([1])), TypeError, HOW), (lambda: meta.split(x for x in [[1], [2]]), TypeError, HOW),
-    (lambda: meta.split(np.array(3)), TypeError, HOW), (lambda: meta.split(torch.tensor(3), torch.tensor(4)), TypeError, HOW), (lambda: TSMetaDatasets(meta, 5), TypeError, HOW),
-    (lambda: TSMetaDatasets(meta, [1, 2]), TypeError, HOW), (lambda: meta.split(EachSplitter(), EachSplitter()), TypeError, HOW), (lambda: meta.split([EachSplitter()]), TypeError, HOW),
-    (lambda: meta.split(EachSplitter), TypeError, r'EachSplitter is a class.*EachSplitter\(\)'), (lambda: meta.split(HoldoutSplitter), TypeError, 'HoldoutSplitter is a class'),
-    (lambda: meta.split(lambda m: None), TypeError, 'answered None'), (lambda: meta.split(lambda m: 5), TypeError, 'answered 5'),
+    ('meta.split()', ValueError, 'at least one part'),
+    ('meta.split([])', ValueError, 'at least one part'),
+    ('meta.split({})', ValueError, 'at least one part'),
+    ('meta.split(5)', TypeError, HOW),
+    ('meta.split(.8)', TypeError, HOW),
+    ('meta.split(.8, .2)', TypeError, HOW),
+    ("meta.split(b'train')", TypeError, HOW),
+    ('meta.split([0, 1], None)', TypeError, HOW),
+    ('meta.split(iter([1]))', TypeError, HOW),
+    ('meta.split(x for x in [[1], [2]])', TypeError, HOW),
+    ('meta.split(np.array(3))', TypeError, HOW),
+    ('meta.split(torch.tensor(3), torch.tensor(4))', TypeError, HOW),
+    ('TSMetaDatasets(meta, 5)', TypeError, HOW),
+    ('TSMetaDatasets(meta, [1, 2])', TypeError, HOW),
+    ('meta.split(EachSplitter(), EachSplitter())', TypeError, HOW),
+    ('meta.split([EachSplitter()])', TypeError, HOW),
+    ('meta.split(EachSplitter)', TypeError, r'EachSplitter is a class.*EachSplitter\(\)'),
+    ('meta.split(HoldoutSplitter)', TypeError, 'HoldoutSplitter is a class'),
+    ('meta.split(lambda m: None)', TypeError, 'answered None'),
+    ('meta.split(lambda m: 5)', TypeError, 'answered 5'),
     # rows that are none
-    (lambda: meta.split([0, 1, 2], [3.5]), IndexError, "'valid': Row ids must be integers"), (lambda: meta.split([0], [40]), IndexError, "'valid': Asked for row 40"),
-    (lambda: meta.split([0], [-41]), IndexError, "'valid': Asked for row -41"), (lambda: meta.split(np.arange(39) < 30, [0]), IndexError, "'train': A boolean mask"),
-    (lambda: meta.split(['a', 'b'], ['c']), TypeError, "'train' lists text such as 'a'.*HoldoutSplitter"), (lambda: meta.split([[0], [1]], [2]), TypeError, "'train' holds subsets itself"),
-    (lambda: meta.split(WalkForwardSplitter(2).folds(meta)), TypeError, 'Of several folds pass one'), (lambda: meta.split(View(range(10), 50)), ValueError, 'made for 50 rows, but here are 40'),
-    (lambda: meta.split(other, meta), TypeError, "'train' is a metadataset of other datasets"), (lambda: mds.train.split(range(30), range(30, 40)), IndexError, 'there are 30 rows'),
-    (lambda: meta.split(dict(all=[0])), ValueError, "other than 'all'"), (lambda: meta.split({0: [0]}), ValueError, 'named by a text'),
-    (lambda: mds.train.split(mds.train, mds.valid), ValueError, "'valid' has rows that the set to split does not see"),
+    ('meta.split([0, 1, 2], [3.5])', IndexError, "'valid': Row ids must be integers"),
+    ('meta.split([0], [40])', IndexError, "'valid': Asked for row 40"),
+    ('meta.split([0], [-41])', IndexError, "'valid': Asked for row -41"),
+    ('meta.split(np.arange(39) < 30, [0])', IndexError, "'train': A boolean mask"),
+    ("meta.split(['a', 'b'], ['c'])", TypeError, "'train' lists text such as 'a'.*HoldoutSplitter"),
+    ('meta.split([[0], [1]], [2])', TypeError, "'train' holds subsets itself"),
+    ('meta.split(WalkForwardSplitter(2).folds(meta))', TypeError, 'Of several folds pass one'),
+    ('meta.split(View(range(10), 50))', ValueError, 'made for 50 rows, but here are 40'),
+    ('meta.split(other, meta)', TypeError, "'train' is a metadataset of other datasets"),
+    ('mds.train.split(range(30), range(30, 40))', IndexError, 'there are 30 rows'),
+    ('meta.split(dict(all=[0]))', ValueError, "other than 'all'"),
+    ('meta.split({0: [0]})', ValueError, 'named by a text'),
+    ('mds.train.split(mds.train, mds.valid)', ValueError, "'valid' has rows that the set to split does not see"),
     # specs
-    (lambda: meta.split('trian'), ValueError, "Did you mean 'train'"), (lambda: meta.split('a'), ValueError, r"Dataset 'a' is written train\[0shard\]"),
-    (lambda: meta.split('train', per='datasets'), ValueError, "per is None or 'dataset'"), (lambda: meta.split(EachSplitter(), per='dataset'), ValueError, 'per= is for specs'),
-    (lambda: meta.split(range(3), range(3, 6), per='dataset'), ValueError, 'per= is for specs'), (lambda: meta.split('train', leak=None), ValueError, 'leak is one of'),
+    ("meta.split('trian')", ValueError, "Did you mean 'train'"),
+    ("meta.split('a')", ValueError, r"Dataset 'a' is written train\[0shard\]"),
+    ("meta.split('train', per='datasets')", ValueError, "per is None or 'dataset'"),
+    ("meta.split(EachSplitter(), per='dataset')", ValueError, 'per= is for specs'),
+    ("meta.split(range(3), range(3, 6), per='dataset')", ValueError, 'per= is for specs'),
+    ("meta.split('train', leak=None)", ValueError, 'leak is one of'),
     # leaks
-    (lambda: rec.split('train[:80%]', 'train[80%:]', per='dataset'), ValueError, "8 rows of train share time steps with valid in 3 datasets.*r0.*leak='purge'"),
-    (lambda: rec.split(range(1, 33, 2), range(0, 33, 2), leak='purge'), ValueError, 'Purging leaves no row of train'),
+    ("rec.split('train[:80%]', 'train[80%:]', per='dataset')", ValueError,
+     "8 rows of train share time steps with valid in 3 datasets.*r0.*leak='purge'"),
+    ("rec.split(range(1, 33, 2), range(0, 33, 2), leak='purge')", ValueError, 'Purging leaves no row of train'),
     # splitters
-    (lambda: EachSplitter(float('nan')), ValueError, 'valid is a share.*got nan'), (lambda: EachSplitter('20%'), ValueError, 'whole number of rows'),
-    (lambda: meta.split(EachSplitter(gap=1000)), ValueError, 'No dataset is long enough for a share in train'), (lambda: meta.split(EachSplitter(100)), ValueError, 'long enough for a share in valid'),
-    (lambda: WalkForwardSplitter('3'), ValueError, 'n_splits'), (lambda: WalkForwardSplitter(2.5), ValueError, 'n_splits'), (lambda: WalkForwardSplitter(2, fold=1.5), ValueError, 'no fold 1.5'),
-    (lambda: HoldoutSplitter(1.5), ValueError, 'valid is a share.*whole number of datasets'), (lambda: HoldoutSplitter(None), ValueError, 'got None'), (lambda: HoldoutSplitter(test=-1), ValueError, 'test is a share'),
-    (lambda: HoldoutSplitter(0), ValueError, 'nothing out'), (lambda: HoldoutSplitter([]), ValueError, 'nothing out'), (lambda: HoldoutSplitter(['a'], ['a'])(meta), ValueError, "'a' cannot be in valid and in test"),
-    (lambda: meta.split(HoldoutSplitter(['a', 'b', 'c'])), ValueError, 'left to train on'), (lambda: meta.split(HoldoutSplitter(3)), ValueError, 'hold out 3 datasets for valid.*only 3'),
-    (lambda: meta.split(HoldoutSplitter(2, groups='person')), ValueError, 'hold out 2 groups for valid.*only 2'), (lambda: meta.split(HoldoutSplitter('z')), ValueError, "no dataset 'z'"),
-    (lambda: meta.split(HoldoutSplitter(1, groups='persno')), ValueError, "Did you mean 'person'"), (lambda: meta.split(HoldoutSplitter(1, groups='site')), ValueError, r"Dataset 1 \('b'\) has no group label in the info column 'site'"),
-    (lambda: meta.split(HoldoutSplitter(1, groups=5)), TypeError, 'one label per dataset.*got 5'), (lambda: meta.split(HoldoutSplitter(1, groups=['x'])), ValueError, 'there are 3 datasets and 1 labels'),
-    (lambda: meta.split(HoldoutSplitter(1, groups=[[1, 2]]*3)), ValueError, 'one label per dataset'), (lambda: meta.split(HoldoutSplitter(1, groups=dict(a=1, b=2, c=1))), TypeError, 'one label per dataset'),
-    (lambda: bare.split(HoldoutSplitter(1, stratify=True)), ValueError, 'one class per row'), (lambda: bare.split(HoldoutSplitter(1, groups='person')), ValueError, 'no info column'),
-    (lambda: SklearnSplitter(5), TypeError, 'is an object with a method split'), (lambda: SklearnSplitter(Odd), TypeError, 'is an object with a method split'), (lambda: SklearnSplitter(Odd(), per=1), ValueError, 'per is None'),
-    (lambda: meta.split(SklearnSplitter(Odd())), ValueError, 'cannot split the 40 rows of 3 datasets: no such thing'),
-    (lambda: bare.split(SklearnSplitter(StratifiedKFold(2))), ValueError, 'no targets'), (lambda: check_leakage(meta, mds, gap=-1), ValueError, 'gap is'), (lambda: show_splits(meta, mds, max_lines=0), ValueError, 'max_lines'),
-    (lambda: meta.split([], [0, 1]).dataloaders(), ValueError, "nothing to train on: the part 'train' has no rows"),
+    ("EachSplitter(float('nan'))", ValueError, 'valid is a share.*got nan'),
+    ("EachSplitter('20%')", ValueError, 'whole number of rows'),
+    ('meta.split(EachSplitter(gap=1000))', ValueError, 'No dataset is long enough for a share in train'),
+    ('meta.split(EachSplitter(100))', ValueError, 'long enough for a share in valid'),
+    ("WalkForwardSplitter('3')", ValueError, 'n_splits'),
+    ('WalkForwardSplitter(2.5)', ValueError, 'n_splits'),
+    ('WalkForwardSplitter(2, fold=1.5)', ValueError, 'no fold 1.5'),
+    ('HoldoutSplitter(1.5)', ValueError, 'valid is a share.*whole number of datasets'),
+    ('HoldoutSplitter(None)', ValueError, 'got None'),
+    ('HoldoutSplitter(test=-1)', ValueError, 'test is a share'),
+    ('HoldoutSplitter(0)', ValueError, 'nothing out'),
+    ('HoldoutSplitter([])', ValueError, 'nothing out'),
+    ("HoldoutSplitter(['a'], ['a'])(meta)", ValueError, "'a' cannot be in valid and in test"),
+    ("meta.split(HoldoutSplitter(['a', 'b', 'c']))", ValueError, 'left to train on'),
+    ('meta.split(HoldoutSplitter(3))', ValueError, 'hold out 3 datasets for valid.*only 3'),
+    ("meta.split(HoldoutSplitter(2, groups='person'))", ValueError, 'hold out 2 groups for valid.*only 2'),
+    ("meta.split(HoldoutSplitter('z'))", ValueError, "no dataset 'z'"),
+    ("meta.split(HoldoutSplitter(1, groups='persno'))", ValueError, "Did you mean 'person'"),
+    ("meta.split(HoldoutSplitter(1, groups='site'))", ValueError,
+     r"Dataset 1 \('b'\) has no group label in the info column 'site'"),
+    ('meta.split(HoldoutSplitter(1, groups=5))', TypeError, 'one label per dataset.*got 5'),
+    ("meta.split(HoldoutSplitter(1, groups=['x']))", ValueError, 'there are 3 datasets and 1 labels'),
+    ('meta.split(HoldoutSplitter(1, groups=[[1, 2]]*3))', ValueError, 'one label per dataset'),
+    ('meta.split(HoldoutSplitter(1, groups=dict(a=1, b=2, c=1)))', TypeError, 'one label per dataset'),
+    ('bare.split(HoldoutSplitter(1, stratify=True))', ValueError, 'one class per row'),
+    ("bare.split(HoldoutSplitter(1, groups='person'))", ValueError, 'no info column'),
+    ('SklearnSplitter(5)', TypeError, 'is an object with a method split'),
+    ('SklearnSplitter(Odd)', TypeError, 'is an object with a method split'),
+    ('SklearnSplitter(Odd(), per=1)', ValueError, 'per is None'),
+    ('meta.split(SklearnSplitter(Odd()))', ValueError, 'cannot split the 40 rows of 3 datasets: no such thing'),
+    ('bare.split(SklearnSplitter(StratifiedKFold(2)))', ValueError, 'no targets'),
+    ('check_leakage(meta, mds, gap=-1)', ValueError, 'gap is'),
+    ('show_splits(meta, mds, max_lines=0)', ValueError, 'max_lines'),
+    ('meta.split([], [0, 1]).dataloaders()', ValueError, "nothing to train on: the part 'train' has no rows"),
     # parts and selections
-    (lambda: mds['vaild'], ValueError, "Did you mean 'valid'"), (lambda: mds[5], IndexError, 'Asked for part 5'), (lambda: mds[1.5], TypeError, 'got float'), (lambda: mds[0:1], TypeError, 'got slice'),
-    (lambda: mds.test, IndexError, "no part 'test'"), (lambda: mds.splits[5], IndexError, 'Asked for split 5'), (lambda: meta['train[:75%]'], IndexError, "got the text 'train"),
-    (lambda: meta.split('train').valid, IndexError, "no part 'valid'"), (lambda: meta.select(5), TypeError, 'got int'), (lambda: meta.select('train', per='x'), ValueError, 'per is None'),
-    (lambda: TSMetaDatasets(np.zeros((9, 2, 3)), [[0]]), TypeError, r'splits a TSMetaDataset, got ndarray'), (lambda: TSMetaDatasets(None), TypeError, 'got NoneType'),
-    (lambda: TSMetaDatasets(mds), TypeError, 'split already'), (lambda: show_splits(meta, 5), TypeError, HOW), (lambda: check_leakage(meta, 5), TypeError, HOW),
+    ("mds['vaild']", ValueError, "Did you mean 'valid'"),
+    ('mds[5]', IndexError, 'Asked for part 5'),
+    ('mds[1.5]', TypeError, 'got float'),
+    ('mds[0:1]', TypeError, 'got slice'),
+    ('mds.test', IndexError, "no part 'test'"),
+    ('mds.splits[5]', IndexError, 'Asked for split 5'),
+    ("meta['train[:75%]']", IndexError, "got the text 'train"),
+    ("meta.split('train').valid", IndexError, "no part 'valid'"),
+    ('meta.select(5)', TypeError, 'got int'),
+    ("meta.select('train', per='x')", ValueError, 'per is None'),
+    ('TSMetaDatasets(np.zeros((9, 2, 3)), [[0]])', TypeError, r'splits a TSMetaDataset, got ndarray'),
+    ('TSMetaDatasets(None)', TypeError, 'got NoneType'),
+    ('TSMetaDatasets(mds)', TypeError, 'split already'),
+    ('show_splits(meta, 5)', TypeError, HOW),
+    ('check_leakage(meta, 5)', TypeError, HOW),
 ]
 
-@pytest.mark.parametrize('n', range(len(WRONG)))
-def test_wrong_input_is_told(n):
-    f, kind, message = WRONG[n]
-    with pytest.raises(kind, match=f'(?s){message}') as e: f()
+@pytest.mark.parametrize('code, kind, message', WRONG, ids=[code for code, *_ in WRONG])
+def test_wrong_input_is_refused(code, kind, message):
+    with pytest.raises(kind, match=f'(?s){message}') as e: eval(code, globals())
     assert type(e.value) is kind and e.traceback[-1].path.is_relative_to(Path(tsmeta.__file__).parent)
 
 # Ways that are right
@@ -87,7 +139,9 @@ same = lambda a, b: [list(v) for v in a.splits.values()] == [list(v) for v in b.
 @pytest.mark.parametrize('how', [
     [L(range(30)), L(range(30, 40))], L(L(range(30)), L(range(30, 40))), (L(range(30)), L(range(30, 40))), [range(30), slice(30, None)], ['train[:75%]', 'train[75%:]'],
     L('train[:75%]', 'train[75%:]'), {'train': range(30), 'valid': np.arange(30, 40)}, {'valid': range(30, 40), 'train': range(30)}, mds, mds.splits, mds.splits.views, dict(mds.splits.items()),
-    [mds.train, mds.valid], ['train[:30]', 'train[-10:]'], [np.arange(40) < 30, np.arange(40) >= 30]], ids=range(15))
+    [mds.train, mds.valid], ['train[:30]', 'train[-10:]'], [np.arange(40) < 30, np.arange(40) >= 30]],
+    ids=['list of L', 'L of L', 'tuple of L', 'range and slice', 'specs', 'L of specs', 'mapping', 'mapping, valid first', 'split metadataset',
+         'splits', 'views', 'dict of splits', 'parts', 'specs of rows', 'masks'])
 def test_one_argument_may_hold_all_parts(how):
     made = meta.split(how)
     assert same(made, mds) and list(made.splits) == ['train', 'valid']
@@ -159,26 +213,49 @@ def test_splits_travel_to_fresh_processes(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert pickle.loads((tmp_path/'got').read_bytes()) == [here['look'](o) for o in objects]
 
-# Size and speed
-
-def quickest(f, n=3):
-    out = []
-    for _ in range(n):
-        t = time.perf_counter(); f(); out.append(time.perf_counter() - t)
-    return min(out)
+# Size
 
 def many(n, rows):
     x, y = np.zeros((n*rows, 1, 1), np.float32), np.arange(n*rows) % 3
     return TSMetaDataset([(x[i:i+rows], y[i:i+rows]) for i in range(0, n*rows, rows)])
 
-def test_splits_of_ten_thousand_datasets_are_quick_to_show():
+def test_splits_of_ten_thousand_datasets_are_shown_in_a_few_lines():
     big = many(10_000, 10)
-    for how in (EachSplitter(.2), HoldoutSplitter(.2), ['train[:80%]', 'train[80%:]'], lambda m: np.split(np.random.default_rng(0).permutation(len(m)), [80_000])):
+    shuffled = lambda m: np.split(np.random.default_rng(0).permutation(len(m)), [80_000])
+    for how in (EachSplitter(.2), HoldoutSplitter(.2), ['train[:80%]', 'train[80%:]'], shuffled):
         made = big.split(how)
-        assert quickest(lambda: repr(made)) < .2 and quickest(lambda: repr(made.train)) < .1, how
+        assert len(repr(made).splitlines()) < 10 and len(repr(made.train).splitlines()) < 30, how
 
-def test_ten_million_rows_in_any_order_are_checked_in_seconds():
+def test_ten_million_rows_in_any_order_are_split():
     big = many(1_000, 10_000)
     order = np.random.default_rng(0).permutation(len(big))
-    t = time.perf_counter(); made = big.split(order[:8_000_000], order[8_000_000:]); t = time.perf_counter() - t
-    assert t < 6 and len(made.train) == 8_000_000
+    made = big.split(order[:8_000_000], order[8_000_000:])
+    assert len(made.train) == 8_000_000 and np.array_equal(made.train.ids()[-5:], order[:8_000_000][-5:])
+
+def test_a_split_by_a_negative_number():
+    splits = mds.splits
+    assert splits[-1] is splits.views['valid'] and splits[-len(splits)] is splits.views['train']
+    with pytest.raises(IndexError, match='Asked for split -3, but there are 2'): splits[-len(splits) - 1]
+
+def test_an_unknown_rounding_is_refused():
+    for ask in (lambda: meta.select('train[:50%]', rounding='nearest'), lambda: resolve('train[:50%]', mds.splits, 'nearest')):
+        with pytest.raises(ValueError, match="Unknown rounding 'nearest'.*'closest', 'pct1_dropremainder'"): ask()
+    assert len(meta.select('train[:33%]', rounding='closest')) == 13
+
+@pytest.mark.parametrize('ids, message', [
+    ([[0, 1], [2, 3]], 'one-dimensional'), (np.zeros((2, 2), int), 'one-dimensional'), (np.array([2**64 - 1], np.uint64), 'Asked for row 18,446,744,073,709,551,615'),
+    (np.array([2**63], np.uint64), 'Asked for row'), (np.zeros(2), 'must be integers, got float64'), ([True], 'A boolean mask needs one value per row'), ('3', 'got the text')],
+    ids=['nested list', '2-D array', 'largest unsigned', 'beyond int64', 'floats', 'short mask', 'text'])
+def test_ids_that_are_none(ids, message):
+    with pytest.raises(IndexError, match=message): to_ids(ids, 10)
+
+def test_ids_in_unsigned_and_short_integers():
+    assert to_ids(np.array([9, 0], np.uint64), 10).tolist() == [9, 0] and to_ids(np.array([-1], np.int8), 300).tolist() == [299]
+    with pytest.raises(IndexError, match='there are 0 rows'): to_ids([0], 0)
+
+def test_a_split_is_brought_into_one_form_once(monkeypatch):
+    calls = []
+    monkeypatch.setattr(splits_module, '_by_name', lambda splits, whole=splits_module._by_name: calls.append(splits) or whole(splits))
+    for how in (dict(train=range(20), valid=range(20, 40)), EachSplitter(.2)):
+        for leak in ('raise', 'purge', 'allow'): meta.split(how, leak=leak)
+    assert len(calls) == 6

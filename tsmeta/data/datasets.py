@@ -14,8 +14,7 @@ from fastcore.basics import patch
 
 # %% ../../nbs/data/datasets.ipynb #783293b6
 from ..splits.leakage import apply_policy
-from ..splits.splits import as_splits, call_splitter, describe_lines, holds_parts, instruction, left_out, map_spec
-from ..splits.splits import Parts, Selection, Splits
+from ..splits.splits import describe_lines, holds_parts, instruction, left_out, map_spec, named_views, Selection, Splits
 from .dataset import TSMetaDataset
 from .schema import SchemaFacts
 import tsmeta.data.hooks
@@ -39,9 +38,10 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
     ):
         if isinstance(metadataset, TSMetaDatasets): raise TypeError('This is split already: split one of its parts, or its .metadataset.')
         if not isinstance(metadataset, TSMetaDataset): raise TypeError(f'TSMetaDatasets splits a TSMetaDataset, got {type(metadataset).__name__}: make one of it first, TSMetaDataset(…).')
-        self.metadataset, self.schema, splits = metadataset, metadataset.schema, call_splitter(splits, metadataset)
-        self.purged, self.short = (splits.purged, splits.short) if isinstance(splits, (Parts, TSMetaDatasets)) else (None, None)
-        views, self.dropped = apply_policy(metadataset, as_splits(splits, metadataset, per=per), leak)
+        self.metadataset, self.schema = metadataset, metadataset.schema
+        found = named_views(splits, metadataset, per=per)
+        self.purged, self.short = found.purged, found.short
+        views, self.dropped = apply_policy(metadataset, found.asdict(), leak)
         if not views: raise ValueError('A split needs at least one part, got none.')
         self.splits, self._parts = Splits(metadataset, _in_order(views)), {}
 

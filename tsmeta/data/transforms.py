@@ -19,7 +19,7 @@ from torch import nn
 # %% ../../nbs/data/transforms.ipynb #de3c4504
 from ..sources.align import each_steps, Filled, Framed, NANS, SIDES
 from ..sources.targets import some
-from ..splits.index import compiled, covered, HAS_NUMBA, merge, pieces, View
+from ..splits.index import compiled, merged_ranges, HAS_NUMBA, merge_ranges, by_dataset, View
 from .dataset import delivery, TSMetaDataset
 
 # %% ../../nbs/data/transforms.ipynb #1aab7f36
@@ -41,7 +41,7 @@ def stretches(
 ): # Yields dataset, starts and stops: of rows, or of time steps where rows are windows
     "Tell which stretches of each dataset a set covers, each once"
     view = View(slice(None), len(meta.index)) if meta._view is None else meta._view
-    ds, first, n = pieces(meta.index, *covered(view))
+    ds, first, n = by_dataset(meta.index, *merged_ranges(view))
     edges = np.flatnonzero(np.diff(ds, prepend=-1, append=-1))
     for a, b in zip(edges[:-1], edges[1:]):
         s = measured(meta.datasets[int(ds[a])])[0]
@@ -53,7 +53,7 @@ def _steps(s, starts, stops):
     if s.stride > s.window:
         starts = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops)])
         stops = starts + 1
-    return merge(starts*s.stride, (stops-1)*s.stride + s.window)
+    return merge_ranges(starts*s.stride, (stops-1)*s.stride + s.window)
 
 def _blocks(src, starts, stops):
     "Yield what was measured in stretches of a source, as arrays `(rows, vars, steps)` with stretches of their own; a recording is one row"

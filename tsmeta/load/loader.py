@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/load/loader.html.md"""
 __all__ = ['TSMetaDataLoader', 'TSMetaDataLoaders', 'order_changed', 'describe_change', 'check_state', 'check_resume']
 
 # %% ../../nbs/load/loader.ipynb #06b89e0f
-import hashlib, json, random, torch, warnings
+import json, random, torch, warnings
 import numpy as np
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.torch_core import default_device, to_device
@@ -18,6 +18,7 @@ from fastcore.meta import delegates
 from itertools import islice
 
 # %% ../../nbs/load/loader.ipynb #06b89e10
+from ..splits.index import digest
 from ..batches.permutation import perm_keys, permute
 from ..data.dataset import TSMetaDataset
 from ..data.datasets import TSMetaDatasets
@@ -391,9 +392,10 @@ def dataloaders(self:TSMetaDataset, **kwargs)->TSMetaDataLoaders:
 # %% ../../nbs/load/loader.ipynb #eaaeade5
 _CHANGED = dict(datasets='the names or lengths of the datasets', rows='the rows of this part of the split',
                 order='batch size, shuffling, drop_last, seed, weights or mix')
-_WORDS = dict(n='number of rows', bs='batch size', shuffle='shuffling', within='shuffling', block='shuffling', mixed='shuffling', quota='mix', by='batching', runs='batching')
+_WORDS = dict(n='number of rows', bs='batch size', shuffle='shuffling', within='shuffling', block='shuffling', mixed='shuffling', quota='mix', by='batching', runs='batching',
+              order='the algorithm that orders rows (this is another version of tsmeta)')
 
-def _facts_of(plan): return {k: hashlib.sha256(repr(v).encode()).hexdigest()[:6] for k, v in plan._facts().items()}
+def _facts_of(plan): return {k: digest(repr(v), digits=6) for k, v in plan.facts().items()}
 
 def order_changed(
     dl:TSMetaDataLoader, # A loader

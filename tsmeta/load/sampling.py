@@ -15,8 +15,7 @@ from weakref import WeakKeyDictionary
 
 # %% ../../nbs/load/sampling.ipynb #63cf280b
 from ..splits.index import compiled, locate1
-from ..batches.mix import BucketPlan, MixPlan, RunPlan
-from ..batches.plan import check_weights, make_plan, order_plan, Plan
+from ..batches.plan import BucketPlan, check_weights, make_plan, MixPlan, order_plan, Plan, RunPlan
 from ..data.dataset import TSMetaDataset
 
 # %% ../../nbs/load/sampling.ipynb #fa0c95d2

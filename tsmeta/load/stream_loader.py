@@ -18,9 +18,9 @@ from fasttransform import Pipeline
 from itertools import islice
 
 # %% ../../nbs/load/stream_loader.ipynb #8e2f2982
-from ..splits.index import View
+from ..splits.index import digest, View
 from ..data.dataset import TSMetaDataset
-from .distributed import process_rank, ranked, row_prints, Sharded, short_hash
+from .distributed import process_rank, ranked, row_prints, Sharded
 from .feed import PlanFeed, UID
 from .loader import TSMetaDataLoader, TSMetaDataLoaders
 from .reading import is_random, keyed
@@ -89,7 +89,7 @@ class LoaderFeed(PlanFeed):
         "A feed over these rows of the set only, in this order"
         return LoaderFeed(self.dl.new(self.dl.dataset.subset(positions), shuffle=False, drop_last=False))
     def describe(self):
-        if self._print is None: self._print = short_hash(*row_prints(self.dl.dataset).values())[:8]
+        if self._print is None: self._print = digest(*row_prints(self.dl.dataset).values())[:8]
         return f'{self.total:,} rows of {self._print} by plan {self.plan.fingerprint}' + f', rests of {self.deal.world_size}'*(len(self) > len(self.plan))
 
 _ORDER = *SAMPLING, 'n', 'rank', 'world_size'
@@ -289,7 +289,7 @@ def load_state_dict(self:TSStreamLoader, state:dict):
 @patch
 def fingerprints(self:TSStreamLoader)->dict: # name → 16 hex digits (sha256)
     "Hashes of the datasets, of the rows of this part, and of the order with all work that is added"
-    return dict(**row_prints(self.dataset), order=short_hash(self.stream.seed, *self.stream.state_dict()['chain']))
+    return dict(**row_prints(self.dataset), order=digest(self.stream.seed, *self.stream.state_dict()['chain']))
 
 # %% ../../nbs/load/stream_loader.ipynb #ad0d2d69
 @patch(cls_method=True)

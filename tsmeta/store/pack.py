@@ -17,7 +17,7 @@ from pathlib import Path
 # %% ../../nbs/store/pack.ipynb #afb91b3b
 from ..sources.policies import policies_to_json
 from ..sources.recordings import Clock, one_kind
-from ..splits.index import runs
+from ..splits.index import to_ranges
 from ..splits.splits import as_splits
 from .disk import as_bytes, FORMAT, label_array, locked, MANIFEST, npy_head, read_yaml
 from .disk import remove_orphans, sha256_of, sign, TEMP, WITH_GAPS, write_file
@@ -323,7 +323,7 @@ def _write_splits(root, splits, meta, key, version):
         facts = dict(key=key, version=version)
         if isinstance(given.get(name), str): facts = dict(spec=given[name], **facts)
         else:
-            f = write_label(root, f'splits/{name}', np.column_stack(runs(view)).astype(np.int64))
+            f = write_label(root, f'splits/{name}', np.column_stack(to_ranges(view)).astype(np.int64))
             files[f['file']] = _size_and_hash(f)
             facts = dict(ranges=f['file'], **facts)
         out[str(name)] = facts

@@ -13,8 +13,8 @@ import numpy as np
 from pathlib import Path
 
 # %% ../../nbs/store/split_file.ipynb #7d2c17e1
-from ..splits.index import runs, View
-from ..splits.splits import as_splits, Parts
+from ..splits.index import to_ranges, View
+from ..splits.splits import as_splits, SplitResult
 from ..splits.splitters import as_meta
 from .disk import write_file
 from .manifest import check_fields, is_column, is_list, is_text, is_whole
@@ -55,7 +55,7 @@ def write_splits(
     facts, views = data_facts(meta), as_splits(splits, meta)
     parts = {}
     for name, view in views.items():
-        stretches = np.stack(runs(view), 1).tolist()
+        stretches = np.stack(to_ranges(view), 1).tolist()
         parts[name] = dict(rows=len(view), key=view.fingerprint(), stretches=stretches)
     doc = dict(format=FORMAT, how=how, splits=parts, key=data_key(facts), data=facts)
     write_file(path.parent, path.name, [json.dumps(doc, ensure_ascii=False).encode()])
@@ -114,13 +114,13 @@ class SplitFile:
 
     def __call__(self,
         meta, # The data that the split was made for
-    )->Parts: # Views by name
+    )->SplitResult: # Views by name
         "Return the rows of each subset; raise a `ValueError` that names the difference for other data"
         now = data_facts(meta)
         if data_key(now) != self.doc['key']:
             raise ValueError(f'{self.path} was made for other data: {_difference(self.doc["data"], now)}. Split anew.')
         views = {s: _view(self.path, s, part, sum(now['rows'])) for s, part in self.doc['splits'].items()}
-        return Parts(views.values(), list(views), meta=meta)
+        return SplitResult(views.values(), list(views), meta=meta)
 
     def __repr__(self):
         rows = ', '.join(f'{s} {p["rows"]:,}' for s, p in self.doc['splits'].items())

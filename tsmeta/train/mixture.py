@@ -13,7 +13,8 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 
 # %% ../../nbs/train/mixture.ipynb #700ded3f
-from ..batches.mix import as_mix, Mix, MixPlan, shares
+from ..batches.mix import as_mix, Mix, shares
+from ..batches.plan import MixPlan
 from ..load.loader import TSMetaDataLoader
 from .callbacks import ByDataset, row_losses, RowSums
 
@@ -23,7 +24,7 @@ def planned_rows(
 ): # float64, one per dataset
     "Return how many rows of each dataset an epoch should hold"
     plan, ds = dl.plan, dl.dataset
-    if isinstance(plan, MixPlan): return plan.quota.lens.astype(np.float64)
+    if isinstance(plan, MixPlan): return plan.counts.astype(np.float64)
     if dl.weights is None: return ds.lens*(plan.n_rows/max(1, len(ds)))
     of = ds.index.locate(ds.ids())[0]
     return np.bincount(of, dl.weights, len(ds.names))*plan.n_rows
