@@ -156,9 +156,9 @@ def test_100_000_datasets():
 def test_files_beyond_the_limit_of_open_files(tmp_path):
     for k in range(40): np.save(tmp_path/f'{k}.npy', np.full((2, 1, 3), k, np.float32))
     meta = TSMetaDataset([tmp_path/f'{k}.npy' for k in range(40)])
-    meta.gather.max_open = 8
+    meta.gather.opened.max_open = 8
     idx = np.random.default_rng(0).permutation(80)
-    assert np.array_equal(meta[idx][0][:, 0, 0].numpy(), idx//2) and len(meta.gather._open) == 8
+    assert np.array_equal(meta[idx][0][:, 0, 0].numpy(), idx//2) and len(meta.gather.opened.lazy) == 8
     assert meta.names[:2] == ['0', '1']
 
 

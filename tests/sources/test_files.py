@@ -164,7 +164,7 @@ for part in np.split(ids, 10): x, _ = gather(part)
 names = sorted(os.listdir(sys.argv[1]))
 first = np.array([float(n[:-4]) for n in names])
 assert np.array_equal(x[:, 0, 0], first[part//2]), 'wrong rows'
-print('fine', len(gather._open), len(os.listdir('/proc/self/fd')) < 20)
+print('fine', len(gather.opened.lazy), len(os.listdir('/proc/self/fd')) < 20)
 '''
 
 

@@ -12,7 +12,7 @@ from scipy.signal import resample_poly
 from tsmeta.batches import gather as gather_module
 from tsmeta.sources import align
 from tsmeta.sources.align import FILL, NANS, REAL, ZERO, Framed, RaggedSource
-from tsmeta.batches.gather import Gather, check_gather
+from tsmeta.batches.gather import Gather, OpenDatasets, check_gather
 from tsmeta.sources.align import Ragged
 from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.data.dataset import TSMetaDataset
@@ -129,7 +129,7 @@ def test_files_come_and_go(tmp_path):
     gather = Gather(srcs, max_open=3)
     ids = np.random.default_rng(0).permutation(36)
     for _ in range(3): assert np.array_equal(gather(ids)[0][:, 1].sum(1), np.minimum(np.repeat(range(2, 14), 3), 8)[ids])
-    assert len(gather._open) <= 3 and len(gather._kept) <= 3
+    assert len(gather.opened.lazy) <= 3 and len(gather.opened.views) <= 3
 
 
 @quick
@@ -458,7 +458,7 @@ def test_resampled_recordings_take_bounded_memory(monkeypatch):
     rng = np.random.default_rng(0)
     recs = [rng.normal(size=(2, 400)).astype('f4') for _ in range(12)]
     meta = TSMetaDataset.from_recordings(recs, window=10, info=dict(rate=[20.]*12), resample=10., ragged=Ragged('pad', 12))
-    monkeypatch.setattr(Gather, 'max_bytes', 4000)
+    monkeypatch.setattr(OpenDatasets, 'max_bytes', 4000)
     ids = rng.permutation(len(meta))
     for part in np.split(ids, 8):
         x = meta.gather(part)[0]
@@ -466,7 +466,7 @@ def test_resampled_recordings_take_bounded_memory(monkeypatch):
             d, w = divmod(int(i), 20)
             want = resample_poly(recs[d].astype('f8'), 1, 2, axis=-1, padtype='line')[:, w*10:w*10 + 10]
             assert np.allclose(row, np.pad(want, ((0, 0), (0, 2))), atol=1e-5)
-        assert 0 < meta.gather._held <= 4000 and len(meta.gather._open) == 2
+        assert 0 < meta.gather.opened.made <= 4000 and len(meta.gather.opened.lazy) == 2
 
 
 @pytest.mark.parametrize('policies', [{}, dict(missing='mean'), dict(missing='linear', ragged=Ragged('pad', 12)), dict(missing=Missing('median', mask=True)), dict(missing='ffill', per_variable=True)], ids=str)
@@ -492,13 +492,13 @@ def test_recordings_are_resampled_once_while_they_are_kept(tmp_path, monkeypatch
     if 'per_variable' in policies: return
     other = pickle.loads(pickle.dumps(gather))
     check(other)
-    assert len(calls) == 12 and gather._held == 6*2*200*4
+    assert len(calls) == 12 and gather.opened.made == 6*2*200*4
     few = Gather(pickle.loads(pickle.dumps(gather.sources)), gather.targets, max_open=2)
     check(few)
-    assert len(few._open) == 2 and 12 + 6 < len(calls) <= 12 + 9*6
-    monkeypatch.setattr(Gather, 'max_bytes', 4000)
+    assert len(few.opened.lazy) == 2 and 12 + 6 < len(calls) <= 12 + 9*6
+    monkeypatch.setattr(OpenDatasets, 'max_bytes', 4000)
     check(tight := Gather(pickle.loads(pickle.dumps(gather.sources)), gather.targets))
-    assert 0 < tight._held <= 4000
+    assert 0 < tight.opened.made <= 4000
 
 
 def test_new_rows_are_resampled_where_their_rate_is_known(tmp_path):

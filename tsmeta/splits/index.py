@@ -10,21 +10,53 @@ __all__ = ['HAS_NUMBA', 'compiled', 'as_range', 'to_ids', 'locate1', 'Index', 'd
            'check_index']
 
 # %% ../../nbs/splits/index.ipynb #c84dc878
-import hashlib
+import hashlib, warnings
 import numpy as np
 from fastcore.basics import patch
 from fastcore.foundation import L
+from functools import lru_cache
 
 # %% ../../nbs/splits/index.ipynb #801e43b3
-try: from numba import njit as _njit
-except ImportError: _njit = None
+try:
+    from numba import njit as _njit
+    from numba.core.caching import FunctionCache as _FunctionCache
+except ImportError: _njit, _FunctionCache = None, object
 
 # %% ../../nbs/splits/index.ipynb #3cb72d26
 HAS_NUMBA = _njit is not None
 
-def compiled(f, **options):
-    "Compile `f` with numba: cached on disk, without the GIL; the plain function where numba is missing"
-    return _njit(cache=True, nogil=True, **options)(f) if HAS_NUMBA else f
+@lru_cache(None)
+def _warn_once(text): warnings.warn(text, stacklevel=2)
+
+_NO_CACHE = ('Compiled code cannot be kept on disk, so every process compiles it anew, which takes seconds. '
+             'Set the environment variable NUMBA_CACHE_DIR to a folder that can be written.')
+
+class _DiskCache(_FunctionCache):
+    "The compiled code of a function on disk; a file that cannot be read or written costs time and stops nothing"
+    def load_overload(self, sig, target_context):
+        try: return super().load_overload(sig, target_context)
+        except Exception as e:
+            _warn_once(f'Compiled code in {self.cache_path} cannot be read ({type(e).__name__}) and is made anew.')
+            try: self.flush()
+            except OSError: pass
+
+    def save_overload(self, sig, data):
+        try: super().save_overload(sig, data)
+        except Exception: _warn_once(_NO_CACHE)
+
+def compiled(
+    f=None, # A function that numba understands; `None` to decorate with options
+    entry:bool=True, # Can Python call it? Else it is compiled, more quickly, as a part of the compiled functions that call it
+    **options, # For numba
+):
+    "Compile `f` with numba, without the GIL and kept on disk; the plain function where numba is missing"
+    if f is None: return lambda f: compiled(f, entry, **options)
+    if not HAS_NUMBA: return f
+    if not entry: return _njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(f)
+    out = _njit(nogil=True, **options)(f)
+    try: out._cache = _DiskCache(f)
+    except RuntimeError: _warn_once(_NO_CACHE)
+    return out
 
 # %% ../../nbs/splits/index.ipynb #a77b8758
 def _as_array(idxs):
