@@ -235,6 +235,7 @@ class DatasetHistory:
 
     def of_part(self, by, part):
         "Return `(epoch, Scores)` of each epoch in which a part was scored"
+        self.labels(by)
         found = [(epoch, scores[by]) for epoch, p, scores in self.records if p == part]
         if found: return found
         known = ', '.join(sorted({p for _, p, _ in self.records}))
