@@ -104,7 +104,7 @@ def _temporary(folder, name):
     except OSError as e:
         concerns_it = e.filename is None or str(e.filename).startswith(temp)
         if not concerns_it: raise
-        text = f'{e.strerror} while {name} was written; what was there before is untouched'
+        text = f'{e.strerror or e} while {name} was written; what was there before is untouched'
         raise OSError(e.errno, text, str(folder)) from e
     finally: _remove(temp)
 
