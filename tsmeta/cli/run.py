@@ -307,10 +307,10 @@ def check_out(out):
         raise ValueError(f'--out {out}: predictions are written as .csv or .parquet.')
     if suffix == '.parquet': library('pyarrow')
 
-def _predict_to(learn, out, by, **how):
+def _predict_to(learn, out, options):
     "Predict into a file, in pieces where that is possible"
-    if by != 'step': return learn.predict_table(save=out, **how)
-    with TableFile(out) as f: f.write(learn.predict_table(**how))
+    if options.get('by') != 'step': return learn.predict_table(save=out, **options)
+    with TableFile(out) as f: f.write(learn.predict_table(**options))
 
 def predict_run(
     run, # Folder of a run
@@ -329,7 +329,7 @@ def predict_run(
         if str(out) == '-': learn.predict_table(**options).to_csv(sys.stdout, index=False)
         else:
             Path(out).parent.mkdir(parents=True, exist_ok=True)
-            _predict_to(learn, out, **{'by': None, **options})
+            _predict_to(learn, out, options)
     return meta
 
 # %% ../../nbs/cli/run.ipynb #e43f022e
