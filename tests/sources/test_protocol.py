@@ -12,7 +12,7 @@ from tsmeta.sources.align import REAL, each_steps
 from tsmeta.sources.base import Source, check_source
 from tsmeta.sources.policies import FittedPolicies, Policies, policies_from_json, policies_to_json
 from tsmeta.sources.recordings import Clock, TimedWindows
-from tsmeta.store.store import open_store
+from tsmeta.store.remote import open_store
 
 rng = np.random.default_rng(0)
 ROWS, REC = rng.normal(size=(7, 2, 12)), rng.normal(size=(2, 40)).astype('float32')
