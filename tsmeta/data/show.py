@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/data/show.html.md"""
 __all__ = ['axes_for', 'Asked', 'ShowRows']
 
 # %% ../../nbs/data/show.ipynb #bcf83309
-import math, torch, weakref
+import math, torch
 import matplotlib.pyplot as plt, numpy as np
 from fastai.interpret import plot_top_losses
 from fastcore.basics import patch
@@ -17,7 +17,7 @@ from matplotlib.ticker import PercentFormatter
 
 # %% ../../nbs/data/show.ipynb #bcf8330a
 from .dataset import TSMetaDataset
-from .schema import TensorSeries
+from .ids import first_tensor, RowIds, TensorSeries, transform_batch
 import tsmeta.data.hooks
 
 # %% ../../nbs/data/show.ipynb #b6e0c6f1
@@ -86,11 +86,6 @@ def _short(ds, y, n=40):
     return text if len(text) <= n else text[:n-1] + '…'
 
 # %% ../../nbs/data/show.ipynb #0efc54fe
-def _first(b):
-    "The first tensor of a batch, however its inputs are nested"
-    while isinstance(b, (dict, list, tuple)): b = next(iter(b.values() if isinstance(b, dict) else b))
-    return b
-
 class Asked:
     "The rows of a loader, which notes the ones that somebody takes out: fastai's `Interpretation` takes rows out, then draws them"
     def __init__(self, dl): self.dl, self.iloc = dl, self
@@ -103,29 +98,26 @@ class Asked:
 
 class ShowRows:
     "What a loader draws"
-    _asked = _seen = None
-    def __getstate__(self): return {**self.__dict__, '_seen': None, '_asked': None}
+    _asked = None
+    def __getstate__(self): return {**self.__dict__, '_asked': None}
 
     @property
     def items(self):
         "Global ids of all rows"
         return Asked(self)
 
-    def _saw(self, b): self._seen, self._asked = weakref.ref(_first(b)), None
-
     def _places(self, b, n):
-        "Where the first rows of a batch come from, if that is known"
-        ids = self._asked if self._asked is not None else self._ids if self._seen is not None and self._seen() is _first(b) else None
-        return self.dataset.titles(ids[:n]) if ids is not None and len(ids) == len(_first(b)) else ['']*n
+        "Return a title for each of the first rows of a batch; empty ones where it carries no ids"
+        x = first_tensor(b)
+        ids = x.__dict__.get('ids') if self._asked is None else self._asked
+        return self.dataset.titles(ids[:n]) if ids is not None and len(ids) == len(x) else ['']*n
 
     def _one_row(self, n):
-        "A batch that is one row `n` times over, transformed anew each time"
-        self.one_batch()
-        ids = self._ids[:1]
-        bs = [self.after_batch(self.dataset.typed(*self.dataset.gather(ids))) for _ in range(n)]
+        "Return a batch that is one row `n` times over, transformed anew each time"
+        ids = first_tensor(self.one_batch()).ids[:1]
+        bs = [transform_batch(self.after_batch, self.dataset.typed(*self.dataset.gather(ids)), ids) for _ in range(n)]
         b = tuple(map(torch.cat, zip(*bs)))
-        self._ids = np.repeat(ids, n)
-        self._saw(b)
+        first_tensor(b).ids = RowIds(np.repeat(ids, n), self.dataset)
         return b
 
     def show_batch(self,
@@ -143,7 +135,7 @@ class ShowRows:
         if not show: return self._pre_show_batch(b, max_n)
         n = _fits(b, max_n, ctxs, **kwargs)
         b = self.decode(b) if decode else b
-        x, y = _first(b), b[1:]
+        x, y = first_tensor(b), b[1:]
         places, horizon = self._places(b, n), self.dataset.schema.horizon
         for i, ax in enumerate(axes_for(n, **kwargs) if ctxs is None else ctxs[:n]):
             title = '\n'.join(filter(None, [places[i], *([] if horizon else [_short(self.dataset, o[i]) for o in y])]))
@@ -166,7 +158,7 @@ class ShowRows:
         for i, ax in enumerate(axes_for(n, **kwargs) if ctxs is None else ctxs[:n]):
             color = None if not self.dataset.cat or len(b) == 1 else 'tab:green' if says[i][0] == says[i][-1] else 'tab:red'
             told = [] if s.horizon else [f'{k}: {v}' for k, v in zip(('true', 'predicted') if len(b) > 1 else ('predicted',), says[i])]
-            _draw(_first(b)[i], ax, '\n'.join(filter(None, [places[i], *told])), color, out[i].reshape(s.y_shape) if s.horizon else None)
+            _draw(first_tensor(b)[i], ax, '\n'.join(filter(None, [places[i], *told])), color, out[i].reshape(s.y_shape) if s.horizon else None)
 
     def show_dist(self,
         figsize=(6, 3.5), # Size in inches
@@ -189,15 +181,15 @@ class ShowRows:
 
     def _pre_show_batch(self, b, max_n=9):
         "What fastai's pictures of worst rows start from: x, y and decoded rows"
-        n = min(max_n, len(_first(b)))
-        x = torch.as_tensor(_first(b))[:n].as_subclass(TensorSeries)
+        n = min(max_n, len(first_tensor(b)))
+        x = torch.as_tensor(first_tensor(b))[:n].as_subclass(TensorSeries)
         x.places = self._places(b, n)
         return x, (b[1] if len(b) > 1 else None), L(self.dataset.decode((x[i], *(o[i] for o in b[1:]))) for i in range(n))
 
 def _fits(b, max_n, ctxs, nrows=None, ncols=3, **kwargs):
     "How many rows of a batch there is room for"
     room = len(ctxs) if ctxs is not None else max_n if nrows is None else nrows*ncols
-    return min(max_n, len(_first(b)), room)
+    return min(max_n, len(first_tensor(b)), room)
 
 # %% ../../nbs/data/show.ipynb #8e510578
 @plot_top_losses.dispatch

@@ -21,7 +21,8 @@ from torch import nn
 from ..sources.align import each_steps, Filled, Framed, NANS, SIDES
 from ..sources.targets import some
 from ..splits.index import compiled, covered, HAS_NUMBA, merge, pieces, View
-from .dataset import delivery, TSMetaDataset
+from .dataset import TSMetaDataset
+from .ids import batch_ids, carry_ids, first_tensor
 
 # %% ../../nbs/data/transforms.ipynb #1aab7f36
 def is_recording(s):
@@ -284,13 +285,13 @@ class StandardizeByDataset(ItemTransform):
     ):
         if first is not None and first < 1: raise ValueError(f'first={first}: own statistics need at least one row.')
         self.groups, self.unseen, self.first, self.targets = groups, unseen, first, targets
-        self.names, self._at, self._width, self._lines, self._facts, self._row = None, None, None, {}, {}, None
+        self.names, self._at, self._width, self._lines, self._facts, self._meta = None, None, None, {}, {}, None
         super().__init__()
 
     def setups(self, dl):
         meta = getattr(dl, 'dataset', None)
         if self.packed is not None or not isinstance(meta, TSMetaDataset) or not len(meta): return
-        self.packed = bool(meta.schema.policies) and meta._raw is None
+        self.packed, self._meta = bool(meta.schema.policies) and meta._raw is None, meta
         if self.names is None and self.groups != 'row': self.fit(meta)
 
     def fit(self,
@@ -305,11 +306,11 @@ class StandardizeByDataset(ItemTransform):
             tables.append((at, width))
         self.names, self.n_rows = {n: k for k, n in enumerate(names)}, len(meta)
         self._at, self._width = (torch.from_numpy(np.concatenate(t).astype(np.float32))[..., None] for t in zip(*tables))
-        self._lines, self._facts = {}, {}
+        self._lines, self._facts, self._meta = {}, {}, meta
         return self
 
-    def encodes(self, b): return self._encode(b)
-    def decodes(self, b): return self._decode(b)
+    def encodes(self, b, ids=None): return self._encode(b, ids)
+    def decodes(self, b, ids=None): return self._decode(b, ids)
 
     def __repr__(self):
         how = f'groups={self.groups!r}, unseen={self.unseen!r}' + (f', first={self.first}' if self.first else '')
@@ -317,7 +318,7 @@ class StandardizeByDataset(ItemTransform):
         return f'{type(self).__name__}({how}){seen}'
     def __getstate__(self):
         n = len(self.names or ())
-        return {**self.__dict__, '_lines': {}, '_facts': {}, '_row': None, '_at': self._at if self._at is None else self._at[:n].clone(),
+        return {**self.__dict__, '_lines': {}, '_facts': {}, '_meta': None, '_at': self._at if self._at is None else self._at[:n].clone(),
                 '_width': self._width if self._width is None else self._width[:n].clone()}
 
 class RobustScaleByDataset(StandardizeByDataset):
@@ -372,7 +373,6 @@ def _lines_of(self:StandardizeByDataset, meta):
     "The line of statistics for each dataset of a metadataset; -1 for those without rows"
     if self.names is None: raise ValueError(f'{type(self).__name__} has no statistics yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
     if (found := self._lines.get(id(meta.index))) is None:
-        if meta.schema.vars != self._at.shape[1]: raise ValueError(f'Rows have {meta.schema.vars} variables, but the statistics are of {self._at.shape[1]}.')
         names = self._names_here(meta)
         lines = np.array([self.names.get((self.groups, n), -1) for n in names], np.int64)
         found = meta.index, self._unseen_lines(meta, names, lines)
@@ -388,9 +388,9 @@ def _measured(self:StandardizeByDataset, meta):
     return found[1]
 
 @patch
-def _real(self:StandardizeByDataset, x, meta, ids):
-    "Which values of a batch were measured: a mask that fits it, or `None` for all"
-    facts, (ds, rows) = self._measured(meta), meta.index.locate(ids)
+def _real(self:StandardizeByDataset, x, ids):
+    "Return which values of a batch were measured: a mask that fits it, or `None` for all"
+    facts, (ds, rows) = self._measured(ids.meta), ids.locate()
     to = lambda o: torch.from_numpy(o).to(x.device)
     out = None if facts.every else to(facts.vars[ds])[..., None]
     if not facts.whole:
@@ -405,17 +405,15 @@ def _real(self:StandardizeByDataset, x, meta, ids):
     return out
 
 @patch
-def _statistics(self:StandardizeByDataset, x):
-    "The metadataset, centre and width for each row of a batch, `(n, vars, 1)`, and which values they are for"
+def _statistics(self:StandardizeByDataset, x, ids):
+    "Return centre and width for each row of a batch, `(n, vars, 1)`, and a mask of the values they are for"
     if x.ndim != 3: raise ValueError(f'Rows to scale must be (vars, steps), the batch has shape {tuple(x.shape)}.')
-    meta, ds = delivery.lines(len(x))
-    real = self._real(x, meta, delivery.ids)
-    if self.groups == 'row':
-        return meta, *self._of_rows(x if real is None else torch.where(real, x, torch.nan)), real
-    lines = self._lines_of(meta)[ds]
+    if self._at is not None and x.shape[1] != self._at.shape[1]: raise ValueError(f'Rows have {x.shape[1]} variables, but the statistics are of {self._at.shape[1]}.')
+    real = self._real(x, ids)
+    if self.groups == 'row': return *self._of_rows(x if real is None else torch.where(real, x, torch.nan)), real
+    lines = torch.from_numpy(self._lines_of(ids.meta)[ids.locate()[0]]).to(x.device)
     if self._at.device != x.device: self._at, self._width = self._at.to(x.device), self._width.to(x.device)
-    lines = torch.from_numpy(lines).to(x.device)
-    return meta, self._at[lines], self._width[lines], real
+    return self._at[lines], self._width[lines], real
 
 @patch
 def _of_rows(self:StandardizeByDataset, x):
@@ -448,25 +446,32 @@ def _scales_y(self:StandardizeByDataset, b, meta):
 def _where(real, new, old): return new if real is None else torch.where(real, new, old)
 
 @patch
-def _encode(self:StandardizeByDataset, b):
+def _encode(self:StandardizeByDataset, b, ids=None):
+    "Return a batch with x, and targets if asked, on the scale of each row's dataset"
+    ids = batch_ids(b, ids, self._meta)
     x = _plain(b[0]).float()
-    meta, at, width, real = self._statistics(x)
-    if self.groups == 'row': self._row = delivery.ids, at, width, real
+    at, width, real = self._statistics(x, ids)
+    if self.groups == 'row': ids.notes[self] = at, width, real
     out = [_like(_where(real, (x - at).div_(width), x), b[0]), *b[1:]]
-    if self._scales_y(b, meta): out[1] = _like((_plain(b[1]) - at[:, :b[1].shape[1]])/width[:, :b[1].shape[1]], b[1])
-    return out
+    if self._scales_y(b, ids.meta):
+        k = b[1].shape[1]
+        out[1] = _like((_plain(b[1]) - at[:, :k])/width[:, :k], b[1])
+    return carry_ids(out, ids)
 
 @patch
-def _decode(self:StandardizeByDataset, b):
+def _decode(self:StandardizeByDataset, b, ids=None):
+    "Return a batch with x, and targets or predictions, in the units of its rows"
+    ids = batch_ids(b, ids, self._meta)
     x = _plain(b[0])
-    if self.groups == 'row':
-        if self._row is None or len(self._row[0]) != len(x): raise ValueError('Rows scaled by themselves can be put back only right after they were delivered.')
-        meta, (at, width, real) = delivery.meta, (o if o is None else o.to(x.device) for o in self._row[1:])
-    else: meta, at, width, real = self._statistics(x)
+    if self.groups != 'row': at, width, real = self._statistics(x, ids)
+    elif self in ids.notes: at, width, real = (None if o is None else o.to(x.device) for o in ids.notes[self])
+    else: raise ValueError("Rows that were scaled by themselves (groups='row') can be put back only as the whole batch that was delivered.")
     out = [_like(_where(real, x*width + at, x), b[0]), *b[1:]]
-    for k in range(1, len(b)):
-        if self._scales_y([b[0], b[k]], meta): out[k] = _like(_plain(b[k])*width[:, :b[k].shape[1]].to(b[k].device) + at[:, :b[k].shape[1]].to(b[k].device), b[k])
-    return out
+    for i in range(1, len(b)):
+        if not self._scales_y([b[0], b[i]], ids.meta): continue
+        k, device = b[i].shape[1], b[i].device
+        out[i] = _like(_plain(b[i])*width[:, :k].to(device) + at[:, :k].to(device), b[i])
+    return carry_ids(out, ids)
 
 # %% ../../nbs/data/transforms.ipynb #6ad73745
 class DatasetInput(ItemTransform):
@@ -522,12 +527,11 @@ class DatasetInput(ItemTransform):
             self._cache = meta.names, facts
         return self._cache[1]
 
-    def encodes(self, b):
+    def encodes(self, b, ids=None):
         if self.names is None and self.mean is None: raise ValueError('DatasetInput knows no datasets yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
-        x = b[0][0] if isinstance(b[0], tuple) else b[0]
-        meta, ds = delivery.lines(len(x))
-        facts = self._facts(meta)[torch.from_numpy(ds)]
-        if meta.split_idx == 0 and self.unknown: facts[torch.rand(len(facts)) < self.unknown] = 0
+        x, ids = first_tensor(b), batch_ids(b, ids)
+        facts = self._facts(ids.meta)[torch.from_numpy(ids.locate()[0])]
+        if ids.meta.split_idx == 0 and self.unknown: facts[torch.rand(len(facts)) < self.unknown] = 0
         return [(*(b[0] if isinstance(b[0], tuple) else b[:1]), facts.to(x.device)), *b[1:]]
     def decodes(self, b): return [b[0][0], *b[1:]] if isinstance(b[0], tuple) else b
     def __getstate__(self): return {**self.__dict__, '_cache': None}

@@ -19,6 +19,7 @@ from ..splits.index import Index, to_ids
 from ..store.labels import check_views, export_labels, folder_views, LabelDataset, nested_map, open_base, ViewLabels
 from .dataset import TSMetaDataset
 from .hooks import check_member
+from .ids import carry_ids, LastBatch, RowIds
 from .schema import Schema
 import tsmeta.data.show
 
@@ -79,7 +80,7 @@ class TSMetaView(TSMetaDataset):
         self.schema = Schema(s.vars, s.len, kind, () if targets is None else targets.shape[1:], vocab, 0, s.labels, s.var_names)
         self.schema.dtypes = 'float32',
         self.gather = ViewGather(base.gather, self._flat, targets)
-        self.index, self.names, self.info, self._view, self._last = self.gather.index, ['view'], None, None, None
+        self.index, self.names, self.info, self._view, self.last = self.gather.index, ['view'], None, None, LastBatch()
         self.datasets = [self._source()]
         self.labels = ViewLabels.through(flat, base_labels(base), labels)
         self.n_inp = len(views) if isinstance(views, (list, tuple)) and len(flat) > 1 else 1
@@ -140,9 +141,10 @@ def _nest(views, parts):
 def __getitem__(self:TSMetaView, idx):
     "One example for a number; a batch in asked order for a list, slice, array or tensor"
     one = isinstance(idx, (int, np.integer)) or (hasattr(idx, 'ndim') and idx.ndim == 0)
-    self._last = self.ids([int(idx)] if one else idx)
-    b = self.typed(*self.gather(self._last))
-    return nested_map(lambda o: o[0], b) if one else b
+    ids = RowIds(self.ids([int(idx)] if one else idx), self)
+    self.last.read(ids)
+    b = self.typed(*self.gather(np.asarray(ids)))
+    return nested_map(lambda o: o[0], b) if one else carry_ids(b, ids)
 
 @patch
 def __getitems__(self:TSMetaView, idxs): return [nested_map(lambda o: o[k], b) for b in [self[idxs]] for k in range(len(idxs))]
@@ -168,7 +170,7 @@ def new_empty(self:TSMetaView):
     new._flat = {k: np.zeros((0, *a.shape[1:]), np.int64) for k, a in self._flat.items()}
     new.views, new.labels = _nest(self.views, iter(new._flat.values())), {}
     new.gather = ViewGather(new.base.gather, new._flat, None if t is None else t[0][:0])
-    new.index, new._view, new._last = new.gather.index, None, None
+    new.index, new._view, new.last = new.gather.index, None, LastBatch()
     new.datasets = [new._source()]
     return new
 

@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/load/reading.html.md"""
 __all__ = ['ON_BAD', 'keyed', 'is_random', 'Task', 'name_rows', 'say_where', 'Reader', 'BadRows', 'Workers', 'ReadsAhead']
 
 # %% ../../nbs/load/reading.ipynb #58dc9638
-import copy, multiprocessing, os, random, threading, time, torch, weakref
+import multiprocessing, os, random, threading, time, torch, weakref
 import numpy as np, pandas as pd
 from collections import Counter, deque
 from fastai.data.load import fa_collate
@@ -206,9 +206,7 @@ def _run(self:Reader, stage, what, ids, *key):
 @patch
 def __getstate__(self:Reader):
     "Readers travel without the list of rows of a part: tasks say which rows"
-    ds = copy.copy(self.ds)
-    ds._view, ds._last = None, None
-    return {**self.__dict__, 'ds': ds}
+    return {**self.__dict__, 'ds': self.ds.whole}
 
 # %% ../../nbs/load/reading.ipynb #878459dc
 class _Watching(_MultiProcessingDataLoaderIter):
