@@ -9,6 +9,7 @@ __all__ = ['Schema', 'SchemaFacts']
 
 # %% ../../nbs/data/schema.ipynb #dc4c0f83
 import re
+from dataclasses import dataclass, field
 from fastai.data.transforms import CategoryMap
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 
@@ -16,19 +17,76 @@ from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFl
 from ..sources.policies import Policies, policies_from_json, policies_to_json
 from .codec import pack, unpack
 
-# %% ../../nbs/data/schema.ipynb #831e485d
-class Schema:
-    "What every row of a metadataset looks like: variables, steps, kind and shape of the target, vocabulary; and what it is stored as: `dtypes`"
-    x_tfm, policies, dtypes = None, Policies(), ()
-    def __init__(self, vars, len, kind, y_shape=(), vocab=None, horizon=0, labels='union', var_names=None):
-        self.vars, self.len, self.kind, self.y_shape, self.horizon = vars, len, kind, tuple(y_shape), horizon
-        self.vocab, self.labels, self.var_names = vocab, labels, var_names
-    def __repr__(self):
-        y = {None: 'no target', 'class': f'{len(self.vocab or [])} classes', 'multi': f'{len(self.vocab or [])} labels', 'float': 'numbers'}[self.kind]
-        return f'Schema: {self.vars} variables x {self.len} steps → {y}' + (f' {self.y_shape}' if self.y_shape and self.kind != 'multi' else '') \
-            + (f', {self.policies!r}' if self.policies else '')
-
 # %% ../../nbs/data/schema.ipynb #d20dc173
+@dataclass(frozen=True, repr=False, eq=False)
+class Schema:
+    "What every row of a metadataset looks like"
+    vars:int # Number of variables
+    len:int # Steps of a row
+    kind:str # What targets are: 'class', 'multi' (labels), 'float' (numbers), or `None` without targets
+    y_shape:tuple = () # Shape of the target of one row
+    vocab:list = None # All labels, in the order of their codes; `None` where targets are no labels
+    horizon:int = 0 # Steps after the row that are its target; 0 where it has another
+    labels:str = 'union' # How the vocabularies of the datasets were joined
+    var_names:list = None # Names of the variables, if they have any
+    x_tfm:object = None # The transforms that rows run through when they are read, a `RowTfm`
+    policies:Policies = field(default_factory=Policies) # What was done where datasets differ
+    dtypes:tuple = () # Names of the types of numbers that datasets are stored as
+
+    def __post_init__(self):
+        for name in ('y_shape', 'dtypes'): object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def __setstate__(self, state):
+        "Take in what was pickled; version 0.1 left out what a metadataset didn't have"
+        self.__dict__.update({**dict(x_tfm=None, policies=Policies(), dtypes=()), **state})
+
+    def __repr__(self):
+        n = len(self.vocab or [])
+        y = {None: 'no target', 'class': f'{n} classes', 'multi': f'{n} labels', 'float': 'numbers'}[self.kind]
+        shape = f' {self.y_shape}' if self.y_shape and self.kind != 'multi' else ''
+        policies = f', {self.policies!r}' if self.policies else ''
+        return f'Schema: {self.vars} variables x {self.len} steps → {y}{shape}{policies}'
+
+    def to_dict(self):
+        "Return the schema as plain values of JSON; row transforms are left out, since they are objects"
+        out = {k: getattr(self, k) for k in _TYPES}
+        out.update(y_shape=list(self.y_shape), dtypes=list(self.dtypes), policies=None)
+        if self.vocab is not None: out['vocab'] = [pack(v, {}, 'vocab') for v in self.vocab]
+        if self.var_names is not None: out['var_names'] = [str(v) for v in self.var_names]
+        if self.policies or self.policies.named: out['policies'] = policies_to_json(self.policies)
+        return out
+
+    @classmethod
+    def from_dict(cls,
+        d:dict, # From `to_dict`
+        **changes, # Values of other fields, such as `x_tfm`
+    ):
+        "Return the schema that was written; a `ValueError` names what is damaged"
+        d = _checked(d)
+        if d['vocab'] is not None: d['vocab'] = [unpack(v, {}) for v in d['vocab']]
+        d['policies'] = Policies() if d['policies'] is None else policies_from_json(d['policies'])
+        return cls(**{**d, **changes})
+
+# %% ../../nbs/data/schema.ipynb #bbe7a2ad
+_MAYBE_LIST, _MAYBE_DICT = (list, type(None)), (dict, type(None))
+_TYPES = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=_MAYBE_LIST, horizon=int, labels=str, var_names=_MAYBE_LIST,
+              policies=_MAYBE_DICT, dtypes=list)
+_NUMBERS = r'bool|u?int(8|16|32|64)|float\d+'
+
+def _checked(d):
+    "Return a schema from a file with all its fields, or raise a `ValueError`"
+    if isinstance(d, dict): d = {'dtypes': [], 'policies': None, **d}
+    if not isinstance(d, dict) or set(d) != set(_TYPES): raise ValueError(f'The schema is damaged: {str(d)[:80]}')
+    for k, t in _TYPES.items():
+        if not isinstance(d[k], t): raise ValueError(f'The schema is damaged: {k} is {d[k]!r}.')
+    if d['kind'] not in (None, 'class', 'multi', 'float') or d['vars'] < 1 or d['len'] < 1: raise ValueError(f'The schema is damaged: {str(d)[:80]}')
+    if (d['kind'] in ('class', 'multi')) != (d['vocab'] is not None):
+        raise ValueError('The schema is damaged: labels need a vocabulary, and only they have one.')
+    odd = [t for t in d['dtypes'] if not isinstance(t, str) or not re.fullmatch(_NUMBERS, t)]
+    if odd: raise ValueError(f'The schema is damaged: {odd[0]!r} is no type of numbers.')
+    return d
+
+# %% ../../nbs/data/schema.ipynb #8f21c424
 _LOSSES = {'class': CrossEntropyLossFlat, 'multi': BCEWithLogitsLossFlat, 'float': MSELossFlat}
 
 class SchemaFacts:
@@ -43,11 +101,11 @@ class SchemaFacts:
         return self.schema.len
     @property
     def cat(self):
-        "Are targets labels?"
+        "Whether targets are labels"
         return self.schema.vocab is not None
     @property
     def vocab(self):
-        "The labels, in the order of their numbers"
+        "The labels, in the order of their codes"
         if self.schema.vocab is None: raise AttributeError('These targets are not labels, so there is no vocab.')
         return CategoryMap(self.schema.vocab, sort=False, add_na=False)
     @property
@@ -57,34 +115,11 @@ class SchemaFacts:
     @property
     def d(self):
         "Shape of the target of a row: `None` for one value, a number for one axis, a list for more"
-        s = () if self.schema.kind in (None, 'multi') else self.schema.y_shape
-        return None if not s else s[0] if len(s) == 1 else list(s)
+        if self.schema.kind in (None, 'multi') or not self.schema.y_shape: return None
+        shape = list(self.schema.y_shape)
+        return shape[0] if len(shape) == 1 else shape
     @property
     def loss_func(self):
         "The loss that fits the targets"
         if self.schema.kind is None: raise AttributeError('Without targets there is no loss_func.')
         return _LOSSES[self.schema.kind]()
-
-# %% ../../nbs/data/schema.ipynb #bbe7a2ad
-_FACTS = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=(list, type(None)), horizon=int, labels=str, var_names=(list, type(None)), policies=(dict, type(None)), dtypes=list)
-
-def _schema(s):
-    "A schema in JSON"
-    out = {k: getattr(s, k) for k in _FACTS}
-    return {**out, 'y_shape': list(s.y_shape), 'dtypes': list(s.dtypes), 'vocab': None if s.vocab is None else [pack(v, {}, 'vocab') for v in s.vocab],
-            'var_names': None if s.var_names is None else [str(v) for v in s.var_names],
-            'policies': policies_to_json(s.policies) if s.policies or s.policies.named else None}
-
-def _read_schema(facts):
-    "A schema from JSON"
-    if isinstance(facts, dict): facts = {'dtypes': [], **facts}
-    if not isinstance(facts, dict) or set(facts) != set(_FACTS): raise ValueError(f'The schema is damaged: {str(facts)[:80]}')
-    for k, t in _FACTS.items():
-        if not isinstance(facts[k], t): raise ValueError(f'The schema is damaged: {k} is {facts[k]!r}.')
-    if facts['kind'] not in (None, 'class', 'multi', 'float') or facts['vars'] < 1 or facts['len'] < 1: raise ValueError(f'The schema is damaged: {str(facts)[:80]}')
-    if (facts['kind'] in ('class', 'multi')) != (facts['vocab'] is not None): raise ValueError('The schema is damaged: labels need a vocabulary, and only they have one.')
-    if odd := [t for t in facts['dtypes'] if not isinstance(t, str) or not re.fullmatch(r'bool|u?int(8|16|32|64)|float\d+', t)]: raise ValueError(f'The schema is damaged: {odd[0]!r} is no type of numbers.')
-    out = Schema(**{**{k: v for k, v in facts.items() if k not in ('policies', 'dtypes')}, 'vocab': None if facts['vocab'] is None else [unpack(v, {}) for v in facts['vocab']]})
-    if facts['policies'] is not None: out.policies = policies_from_json(facts['policies'])
-    out.dtypes = tuple(facts['dtypes'])
-    return out

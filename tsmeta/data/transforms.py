@@ -46,7 +46,7 @@ def stretches(
     meta, # A metadataset or a part of one
 ): # Yields dataset, starts and stops: of rows, or of time steps where rows are windows
     "Tell which stretches of each dataset a set covers, each once"
-    view = View(slice(None), len(meta.index)) if meta._view is None else meta._view
+    view = View(slice(None), len(meta.index)) if meta.selection is None else meta.selection
     ds, first, n = pieces(meta.index, *covered(view))
     edges = np.flatnonzero(np.diff(ds, prepend=-1, append=-1))
     for a, b in zip(edges[:-1], edges[1:]):
@@ -291,7 +291,7 @@ class StandardizeByDataset(ItemTransform):
     def setups(self, dl):
         meta = getattr(dl, 'dataset', None)
         if self.packed is not None or not isinstance(meta, TSMetaDataset) or not len(meta): return
-        self.packed, self._meta = bool(meta.schema.policies) and meta._raw is None, meta
+        self.packed, self._meta = bool(meta.schema.policies) and meta.given is None, meta
         if self.names is None and self.groups != 'row': self.fit(meta)
 
     def fit(self,

@@ -19,7 +19,7 @@ from ..splits.index import Index, to_ids
 from ..store.labels import check_views, export_labels, folder_views, LabelDataset, nested_map, open_base, ViewLabels
 from .dataset import TSMetaDataset
 from .hooks import check_member
-from .ids import carry_ids, LastBatch, RowIds
+from .ids import carry_ids, RowIds
 from .schema import Schema
 import tsmeta.data.show
 
@@ -74,44 +74,52 @@ class TSMetaView(TSMetaDataset):
     ):
         flat = check_views(views, len(base))
         self.base, self.views, self.about = base, views, about or {}
-        self._flat = flat if base._view is None else {k: base.ids(a.ravel()).reshape(a.shape) for k, a in flat.items()}
+        self.flat = flat
+        if base.selection is not None: self.flat = {k: base.ids(a.ravel()).reshape(a.shape) for k, a in flat.items()}
         targets, vocab, kind = self._view_targets(y, len(next(iter(flat.values()))))
+        y_shape = () if targets is None else targets.shape[1:]
         s = base.schema
-        self.schema = Schema(s.vars, s.len, kind, () if targets is None else targets.shape[1:], vocab, 0, s.labels, s.var_names)
-        self.schema.dtypes = 'float32',
-        self.gather = ViewGather(base.gather, self._flat, targets)
-        self.index, self.names, self.info, self._view, self.last = self.gather.index, ['view'], None, None, LastBatch()
-        self.datasets = [self._source()]
+        schema = Schema(s.vars, s.len, kind, y_shape, vocab, labels=s.labels, var_names=s.var_names, dtypes=['float32'])
+        self._gather_examples(schema, targets)
         self.labels = ViewLabels.through(flat, base_labels(base), labels)
-        self.n_inp = len(views) if isinstance(views, (list, tuple)) and len(flat) > 1 else 1
+        if isinstance(views, (list, tuple)) and len(flat) > 1: self.n_inp = len(views)
+
+    def _gather_examples(self, schema, targets):
+        "Set what a metadataset has, for examples with these targets"
+        gather = ViewGather(self.base.gather, self.flat, targets)
+        self._set([_source(gather, schema.vocab)], ['view'], schema, gather=gather)
 
     def _view_targets(self, y, n):
-        "Targets as numbers, their vocabulary and kind"
+        "Return targets as numbers, their vocabulary and kind"
         if y is None: return None, None, None
-        if isinstance(y, str):
-            if y not in self._flat or self._flat[y].ndim != 1: raise ValueError(f'y={y!r} must be a view with one row per example; there are {", ".join(self._flat)}.')
-            if self.base.schema.kind is None: raise ValueError('The base has no targets.')
-            return self.base.targets(self._flat[y]), self.base.schema.vocab, self.base.schema.kind
-        t = join_targets([y], [n], ['view'])
-        return t.arrays[0], t.vocab, t.kind
+        if not isinstance(y, str):
+            t = join_targets([y], [n], ['view'])
+            return t.arrays[0], t.vocab, t.kind
+        if y not in self.flat or self.flat[y].ndim != 1:
+            raise ValueError(f'y={y!r} must be a view with one row per example; there are {", ".join(self.flat)}.')
+        s = self.base.schema
+        if s.kind is None: raise ValueError('The base has no targets.')
+        return self.base.targets(self.flat[y]), s.vocab, s.kind
 
     def as_source(self):
-        "These examples as a member of another metadataset"
+        "Return these examples as a dataset of another metadataset"
         check_member(self)
-        return self._source()
+        return _source(self.gather, self.schema.vocab)
 
-    def _source(self):
-        t = self.gather.targets
-        return ViewSource(self.gather, None if t is None else t[0] if self.schema.vocab is None else Coded(t[0], self.schema.vocab))
+def _source(gather, vocab):
+    "Return examples as one dataset"
+    if gather.targets is None: return ViewSource(gather)
+    y = gather.targets[0]
+    return ViewSource(gather, y if vocab is None else Coded(y, vocab))
 
 def base_labels(base):
-    "Labels of all rows of a base by name: targets as people write them, and further labels of a store"
+    "Return the labels of all rows of a base by name: targets as they were given, and further labels of a store"
     if isinstance(base, LabelDataset): return base.labels.flat()
-    ids, out = base.ids(), {}
-    if (store := getattr(base, 'store', None)) is not None: out = {k: a[ids] if base._view is not None else a for k, a in store.labels.items() if k != 'y'}
-    y = base.targets()
-    if y is None: return out
-    return {'y': np.asarray(base.schema.vocab)[y] if base.schema.kind == 'class' else y, **out}
+    out, y, s = {}, base.targets(), base.schema
+    if y is not None: out['y'] = np.asarray(s.vocab)[y] if s.kind == 'class' else y
+    if base.store is None: return out
+    ids = slice(None) if base.selection is None else base.ids()
+    return {**out, **{k: a[ids] for k, a in base.store.labels.items() if k != 'y'}}
 
 @patch
 def view(self:TSMetaDataset, views, y=None, labels=None):
@@ -123,10 +131,10 @@ def view(self:TSMetaDataset, views, y=None, labels=None):
 def typer(self:TSMetaView):
     "A function that turns a gathered batch into the inputs and the target that a learner sees"
     typed = super(TSMetaView, self).typer()
-    sizes = {k: int(np.prod(a.shape[1:], dtype=int)) for k, a in self._flat.items()}
+    sizes = {k: int(np.prod(a.shape[1:], dtype=int)) for k, a in self.flat.items()}
     def nest(x, y):
         x, *y = typed(x, y)
-        parts = iter([p.reshape(len(x), *a.shape[1:], *x.shape[2:]) for p, a in zip(x.split(list(sizes.values()), 1), self._flat.values())])
+        parts = iter([p.reshape(len(x), *a.shape[1:], *x.shape[2:]) for p, a in zip(x.split(list(sizes.values()), 1), self.flat.values())])
         nested = _nest(self.views, parts)
         return (*nested, *y) if self.n_inp > 1 else (nested, *y)
     return nest
@@ -157,7 +165,7 @@ def where(self:TSMetaView,
     "Say where the rows of examples come from: dataset, name and row of the (first) row of each view"
     ids = np.asarray(ids, np.int64)
     out = pd.DataFrame(dict(dataset=0, name='view', row=ids))
-    for k, a in self._flat.items():
+    for k, a in self.flat.items():
         w = self.base.where(a[ids].reshape(len(ids), -1)[:, 0], key)
         out[[f'{k}/{c}' for c in w.columns]] = w.to_numpy()
     return out
@@ -166,12 +174,11 @@ def where(self:TSMetaView,
 def new_empty(self:TSMetaView):
     "A view without examples that keeps variables, steps, vocabulary and nest"
     new = copy.copy(self)
-    new.base, t = self.base.new_empty(), self.gather.targets
-    new._flat = {k: np.zeros((0, *a.shape[1:]), np.int64) for k, a in self._flat.items()}
-    new.views, new.labels = _nest(self.views, iter(new._flat.values())), {}
-    new.gather = ViewGather(new.base.gather, new._flat, None if t is None else t[0][:0])
-    new.index, new._view, new.last = new.gather.index, None, LastBatch()
-    new.datasets = [new._source()]
+    new.base, new.labels = self.base.new_empty(), {}
+    new.flat = {k: np.zeros((0, *a.shape[1:]), np.int64) for k, a in self.flat.items()}
+    new.views = _nest(self.views, iter(new.flat.values()))
+    new._gather_examples(self.schema, None if self.gather.targets is None else self.gather.targets[0][:0])
+    new.split_idx = self.split_idx
     return new
 
 # %% ../../nbs/data/views.ipynb #be1fd8bf
@@ -237,7 +244,7 @@ def _repr_html_(self:TSMetaView): return _repr_view(self)
 @patch
 def __repr__(self:TSMetaView):
     "Examples, their views, and the base"
-    return f'TSMetaView: {len(self):,} examples of {", ".join(f"{k} {a.shape[1:] or chr(49)}" for k, a in self._flat.items())} over {len(self.base):,} rows'
+    return f'TSMetaView: {len(self):,} examples of {", ".join(f"{k} {a.shape[1:] or chr(49)}" for k, a in self.flat.items())} over {len(self.base):,} rows'
 
 @patch
 def show(self:TSMetaView,
@@ -252,6 +259,6 @@ def show(self:TSMetaView,
     nested_map(lambda t: rows.append(t.reshape(-1, *t.shape[-2:])), x)
     rows = [r for t in rows for r in t]
     axes = [ctx]*len(rows) if ctx is not None else np.atleast_1d(plt.subplots(1, len(rows), figsize=(2.2*len(rows), 1.8), sharey=True)[1])
-    names = [f'{k}{f"[{j}]" if a.ndim > 1 else ""}' for k, a in self._flat.items() for j in range(int(np.prod(a.shape[1:], dtype=int)))]
+    names = [f'{k}{f"[{j}]" if a.ndim > 1 else ""}' for k, a in self.flat.items() for j in range(int(np.prod(a.shape[1:], dtype=int)))]
     for r, ax, name in zip(rows, axes, names): r.show(ctx=ax, title=name)
     return axes[0]

@@ -140,7 +140,7 @@ def _deliver_task(self:TSMetaDataLoader, task, b):
 @patch
 def _ids_of(self:TSMetaDataLoader, order, plan, epoch, start, ahead=32):
     "Global ids of the batches from `start` on, worked out a few batches at a time"
-    view, n = self.dataset._view, len(plan)
+    view, n = self.dataset.selection, len(plan)
     for i in range(start, n, ahead):
         parts = plan.many(epoch, i, min(i+ahead, n))
         if order is not None: parts = [order[places] for places in parts]
@@ -260,7 +260,7 @@ def sample(self:TSMetaDataLoader):
 @patch
 def create_batches(self:TSMetaDataLoader, samps):
     "Typed batches of these positions, as they are before the batch transforms"
-    view, samps = self.dataset._view, np.asarray(samps, np.int64)
+    view, samps = self.dataset.selection, np.asarray(samps, np.int64)
     for k in range(0, len(samps), self.bs):
         ids = samps[k:k+self.bs] if view is None else view.ids(samps[k:k+self.bs])
         self._ids = ids

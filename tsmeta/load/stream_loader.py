@@ -41,7 +41,7 @@ class LoaderFeed(PlanFeed):
     "Read what a loader delivers to its process, without its transforms"
     def __init__(self, dl:TSMetaDataLoader):
         ds, plan, self.dl, self.deal = dl.dataset, dl.plan, dl, dl.deal
-        super().__init__(plan, _Fetch(ds), View(slice(None), len(ds.index)) if ds._view is None else ds._view, ds.index, ds.names, self.deal.rank)
+        super().__init__(plan, _Fetch(ds), View(slice(None), len(ds.index)) if ds.selection is None else ds.selection, ds.index, ds.names, self.deal.rank)
         self.rows, self._print, self._cuts = self.deal.own(plan.sizes()), None, (None,)*3
         self.rests = any(self.deal._even(n)[1] for n in plan.sizes())
         self.bs = None if plan.uneven or self.rests else plan.bs//self.deal.world_size

@@ -17,7 +17,6 @@ from pathlib import Path
 
 # %% ../../nbs/store/pack.ipynb #afb91b3b
 from ..sources.base import _blocks
-from ..sources.policies import policies_to_json
 from ..sources.recordings import Clock, clocked, one_kind
 from ..splits.index import runs
 from ..splits.splits import as_splits
@@ -229,8 +228,10 @@ def _plain(o):
     return o
 
 def _schema(s):
-    return dict(vars=s.vars, len=s.len, kind=s.kind, y_shape=list(s.y_shape), vocab=None if s.vocab is None else [_plain(v) for v in s.vocab],
-                horizon=s.horizon, labels=s.labels, var_names=s.var_names, **({'policies': policies_to_json(s.policies)} if getattr(s, 'policies', None) else {}))
+    "Return a schema as JSON can hold it; the parts of the store say how numbers are stored"
+    out = s.to_dict()
+    if out['vocab'] is not None: out['vocab'] = [_plain(v) for v in s.vocab]
+    return {k: v for k, v in out.items() if k != 'dtypes' and (k != 'policies' or v)}
 
 # %% ../../nbs/store/pack.ipynb #64c9b255
 def _meta_text(m, about):

@@ -11,6 +11,7 @@ __all__ = ['ARCHS', 'TRANSFORMS', 'LOSSES', 'register_arch', 'register_transform
 
 # %% ../../nbs/train/export.ipynb #1b0242fa
 import hashlib, importlib, inspect, json, os, re, shutil, sys, tempfile, torch
+from dataclasses import replace
 from fastai.learner import Learner
 from fastai.losses import BaseLoss
 from fastcore.basics import listify, patch
@@ -23,7 +24,7 @@ from types import SimpleNamespace
 # %% ../../nbs/train/export.ipynb #1b0242fb
 from ..data.codec import pack, unpack
 from ..data.dataset import RowTfm, TSMetaDataset
-from ..data.schema import _read_schema, _schema
+from ..data.schema import Schema
 from ..data.transforms import WithDataset
 from ..load.loader import TSMetaDataLoader, TSMetaDataLoaders
 from .callbacks import OwnLabels
@@ -241,7 +242,7 @@ def _split(dls):
     out = {}
     for name, dl in zip(['train', 'valid', *(f'part {k}' for k in range(2, len(dls.loaders)))], dls.loaders):
         if not isinstance(dl, TSMetaDataLoader): continue
-        ranges = None if dl.dataset._view is None else dl.dataset._view.ranges
+        ranges = None if dl.dataset.selection is None else dl.dataset.selection.ranges
         prints = dl.fingerprints()
         out[name] = dict(rows=len(dl.dataset), ranges=ranges.tolist() if ranges is not None and len(ranges) <= 64 else None, datasets=prints['datasets'], hash=prints['rows'])
     return out
@@ -303,7 +304,7 @@ def export_safe(self:Learner,
     spec = {**spec, 'kwargs': json.loads(json.dumps(spec['kwargs'], default=lambda o: _refuse(spec['name'], o)))}
     _check_same(self, spec, weights)
     tfms, left = _tfms(self, tensors)
-    facts = dict(format=FORMAT, version=1, arch=spec, schema=_schema(self.dls.train.dataset.schema), loss=describe_loss(self.loss_func, tensors), transforms=tfms,
+    facts = dict(format=FORMAT, version=1, arch=spec, schema=self.dls.train.dataset.schema.to_dict(), loss=describe_loss(self.loss_func, tensors), transforms=tfms,
                  training_transforms_left_out=left, seed=self.dls.train._given, split=_split(self.dls), bs=self.dls.valid.bs, versions=_versions())
     if own := [c for c in self.cbs if isinstance(c, OwnLabels) and c.table is not None]: facts['own_labels'] = own[0].facts()
     raw = _safetensors().save({**{f'model.{k}': v for k, v in weights.items()}, **{f'tensor.{k}': v for k, v in tensors.items()}})
@@ -353,10 +354,8 @@ def _loaders(facts, schema, tensors, device):
     "Loaders without rows, with the transforms of validation"
     pipes = {p: [build_tfm(t, tensors) for t in facts['transforms'].get(p, [])] for p in ('row', 'after_item', 'before_batch', 'after_batch')}
     rows = pipes.pop('row')
-    schema.x_tfm = RowTfm(rows) if rows else None
-    proto = TSMetaDataset.__new__(TSMetaDataset)
-    proto.schema = schema
-    empty = TSMetaDataset.new_empty(proto)
+    if rows: schema = replace(schema, x_tfm=RowTfm(rows))
+    empty = TSMetaDataset.of_schema(schema)
     make = lambda i: TSMetaDataLoader(empty.part([], i), bs=max(1, facts['bs']), seed=facts['seed'], do_setup=False, device=device, **{k: v for k, v in pipes.items() if v})
     return TSMetaDataLoaders(make(0), make(1), device=device)
 
@@ -369,7 +368,7 @@ def load_safe(
     facts, device = read_safe(folder), torch.device(device)
     weights, tensors = _tensors(folder, facts)
     model = _put_weights(_rebuild(facts['arch']), weights).to(device)
-    schema, cbs = _read_schema(facts['schema']), listify(kwargs.pop('cbs', None))
+    schema, cbs = Schema.from_dict(facts['schema']), listify(kwargs.pop('cbs', None))
     if facts.get('own_labels') and not any(isinstance(c, OwnLabels) for c in cbs): cbs.append(_own_labels(facts['own_labels'], schema))
     return Learner(_loaders(facts, schema, tensors, device), model, loss_func=build_loss(facts['loss'], tensors), cbs=cbs, **kwargs)
 
