@@ -105,7 +105,7 @@ def _one_pass(self:TSMetaDataLoader):
 @patch
 def __getstate__(self:TSMetaDataLoader):
     "Types depend on whether tsai is loaded, and ranks on the process, so they stay behind and are found anew; so do workers"
-    return {k: v for k, v in self.__dict__.items() if k not in ('_types', '_place')} | dict(_kept=None, _asked=None)
+    return {k: v for k, v in self.__dict__.items() if k not in ('_types', '_place')} | dict(_kept=None, selected=None)
 
 @patch
 def __setstate__(self:TSMetaDataLoader, state): self.__dict__.update(state, _place=process_rank())
