@@ -89,7 +89,7 @@ class TSMetaDataset(SchemaFacts):
 
     def __setstate__(self, state):
         "Take in what was pickled, by version 0.1 too"
-        old = {'_view': 'selection', '_raw': 'given'}
+        old = {'_view': 'selection', '_raw': 'given', '_flat': 'flat'}
         state = {old.get(k, k): v for k, v in state.items() if k not in ('index', '_last', '_timed', '_beside')}
         self.__dict__.update({**dict(selection=None, split_idx=None, given=None, store=None, _shown_info=None), **state})
         if 'last' not in state: self.last = LastBatch()

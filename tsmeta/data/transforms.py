@@ -336,7 +336,7 @@ def centre_and_width(
 # %% ../../nbs/data/transforms.ipynb #8ae1c777
 class StandardizeByDataset(ItemTransform):
     "Subtract the mean and divide by the standard deviation of each variable of a row's own dataset or group"
-    order, how, packed = 90, 'standard', None
+    order, how, packed, _meta = 90, 'standard', None, None
     def __init__(self,
         groups:str=None, # Statistics for each value of this column of `info`; for all datasets together if 'all'; for each row by itself if 'row'; for each dataset if `None`
         unseen:str='own', # Datasets or groups that were not trained on: 'own' statistics, those of 'all', those of their group in a column of `info`, or 'error'
