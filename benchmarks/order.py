@@ -4,7 +4,7 @@ import numpy as np
 from fastai.vision.augment import RandTransform
 from tsmeta.batches.plan import BucketPlan
 from tsmeta.load.loader import TSMetaDataLoader
-from tsmeta.data.schema import TensorSeries
+from tsmeta.data.ids import TensorSeries
 from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.batches.mix import Mix
 from tsmeta.batches.plan import MixPlan

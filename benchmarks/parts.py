@@ -61,7 +61,7 @@ def index_bytes(n=100_000):
     meta = TSMetaDataset([np.zeros((3, 1, 4), np.float32)]*n)
     part = meta.part(np.concatenate([np.arange(3*d, 3*d+2) for d in range(n)]))
     return [reached('index, bytes per member', meta.index.nbytes/n, 64, False), f'- table of addresses for the gather, bytes per member: {meta.gather.table.nbytes/n:.0f}',
-            f'- a split inside every member, bytes per member: {part._view.nbytes/n:.0f}']
+            f'- a split inside every member, bytes per member: {part.selection.nbytes/n:.0f}']
 
 
 def export_size():

@@ -26,7 +26,7 @@ MODULES = {
     'splits': ['index', 'spec', 'splits', 'splitters', 'leakage'],
     'batches': ['permutation', 'plan', 'mix', 'kernel', 'gather'],
     'store': ['disk', 'manifest', 'store', 'pack', 'remote', 'labels', 'split_file'],
-    'data': ['codec', 'schema', 'dataset', 'hooks', 'datasets', 'open', 'views', 'show', 'transforms'],
+    'data': ['codec', 'ids', 'schema', 'dataset', 'hooks', 'datasets', 'open', 'views', 'show', 'transforms'],
     'load': ['loader', 'reading', 'sampling', 'workers', 'distributed', 'feed', 'stages', 'stream', 'stream_loader'],
     'train': ['callbacks', 'metrics', 'mixture', 'resume', 'predict', 'export', 'plots'],
     'cli': ['options', 'data', 'model', 'run', 'main', 'demo'],

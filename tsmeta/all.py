@@ -31,7 +31,7 @@ from .store.split_file import SplitFile, write_splits
 from .store.store import Store
 from .data.dataset import TSMetaDataset
 from .data.datasets import TSMetaDatasets
-from .data.schema import TensorSeries
+from .data.ids import TensorSeries
 from .data.transforms import DatasetInput, MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from .data.transforms import WithDataset
 from .load.loader import TSMetaDataLoader, TSMetaDataLoaders

@@ -81,7 +81,7 @@ def test_gradients_of_other_heads_are_zero():
     own = next(c for c in learn.cbs if isinstance(c, OwnLabels))
     own.learn_from(dls.train.dataset)
     x, y = m[np.arange(10)]  # all of the first dataset
-    learn.pred = learn.model(x)
+    learn.xb, learn.pred = (x,), learn.model(x)
     own.after_pred()
     learn.loss_func(learn.pred, y).backward()
     grad = learn.model[1].weight.grad.abs().sum(1)

@@ -18,7 +18,7 @@ from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.sources.policies import Vars
 from tsmeta.data.transforms import MinMaxScaleByDataset, RobustScaleByDataset, StandardizeByDataset
 from tsmeta.splits.splitters import EachSplitter
-from tsmeta.data.transforms import _add, _add_numpy, moments, quartiles
+from tsmeta.data.transforms import moments, quartiles
 from tsmeta.load.stream_loader import TSStreamLoader
 from tsmeta.sources.recordings import Times
 import tsmeta.train.predict, tsmeta.data.open, tsmeta.store.pack, tsmeta.data.dataset
@@ -39,7 +39,7 @@ def sets(draw):
     "Parts of metadatasets of arrays or recordings, of any dtype, with holes"
     rng = np.random.default_rng(draw(st.integers(0, 2**32-1)))
     n, nv, windowed = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.booleans())
-    dtype = draw(st.sampled_from(['f4', 'f8', 'i2', 'u1', '?', '>f4']))
+    dtype = draw(st.sampled_from(['f4', 'f8', 'i2', 'u1', '?', 'f2', '>f4', '>f8', '>i2']))
     def numbers(*shape):
         x = rng.normal(draw(st.sampled_from([0, 1e4])), 3, size=shape).clip(0 if dtype == 'u1' else -np.inf).astype(dtype)
         if x.dtype.kind == 'f' and draw(st.booleans()): x[rng.random(shape) < .3] = np.nan
@@ -54,12 +54,9 @@ def sets(draw):
 
 
 @settings(max_examples=120, deadline=None)
-@given(sets(), st.booleans())
-def test_moments_and_quartiles_are_those_of_numpy(meta, by_numpy):
-    import tsmeta.data.transforms as transforms
-    transforms._add, kept = (_add_numpy if by_numpy else _add), transforms._add
-    try: found, q = moments(meta), quartiles(meta)
-    finally: transforms._add = kept
+@given(sets())
+def test_moments_and_quartiles_are_those_of_numpy(meta):
+    found, q = moments(meta), quartiles(meta)
     for d in range(len(meta.names)):
         for v, a in enumerate(values_of(meta, d)):
             ok = a[~np.isnan(a)]
@@ -181,8 +178,8 @@ def test_mistakes_are_explained():
     with pytest.raises(ValueError, match='no statistics yet'): StandardizeByDataset()(meta[[0, 1]])
     tfm = StandardizeByDataset().fit(meta)
     b = meta[[0, 1, 2]]
-    meta[[0]]
-    with pytest.raises(ValueError, match='3 rows .* delivered 1 last'): tfm(b)
+    b[0].ids = b[0].ids[:1]
+    with pytest.raises(ValueError, match='3 rows carries 1 ids'): tfm(b)
     with pytest.raises(ValueError, match='first=0'): StandardizeByDataset(first=0)
     other = TSMetaDataset([np.zeros((2, 3, 12))])
     with pytest.raises(ValueError, match='3 variables, but the statistics are of 2'): tfm(other[[0]])

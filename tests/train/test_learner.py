@@ -20,7 +20,7 @@ from tsmeta.train.predict import score_by
 from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.load.loader import TSMetaDataLoaders
 from tsmeta.data.dataset import TSMetaDataset
-from tsmeta.data.schema import series_type
+from tsmeta.data.ids import series_type
 from tsmeta.train.plots import plot_confusion, plot_confusions, plot_row, plot_scores, plot_worst, worst_rows
 
 

@@ -15,58 +15,67 @@ from fastcore.foundation import L
 # %% ../../nbs/data/codec.ipynb #9e1e7ce0
 from ..batches.mix import Mix
 
-# %% ../../nbs/data/codec.ipynb #6d35f900
+# %% ../../nbs/data/codec.ipynb #998fdb2b
 _AS_IS = {type(None), bool, int, float, str, bytes}
 
 def plain(
     o, # Numbers, text, tensors, arrays, `L`, `Mix`, and containers of these
 ): # The same in tensors, lists, tuples and dicts
-    "Put a value in terms that can be loaded without trusting the file; `TypeError` for anything else"
+    "Return a value in terms that can be loaded without trusting the file; a `TypeError` for anything else"
     if type(o) in _AS_IS: return o
     if isinstance(o, torch.Tensor): return o.detach().as_subclass(torch.Tensor)
     if isinstance(o, np.generic): return o.item()
-    if isinstance(o, np.ndarray) and o.dtype.kind in 'biufc': return {'~': 'array', 'v': torch.from_numpy(o.copy())}
-    if isinstance(o, Mix): return {'~': 'Mix', 'v': plain({**o.__dict__, 'share': dict(o.share.items()) if hasattr(o.share, 'items') else o.share})}
-    if isinstance(o, L): return {'~': 'L', 'v': plain(list(o))}
-    if isinstance(o, list) and len(o) > 1 and _alike(o): return {'~': 'scalars', 'v': torch.stack([plain(v) for v in o])}
+    if isinstance(o, np.ndarray) and o.dtype.kind in 'biufc': return _marked('array', torch.from_numpy(o.copy()))
+    if isinstance(o, Mix): return _marked('Mix', plain({**vars(o), 'share': _share(o)}))
+    if isinstance(o, L): return _marked('L', plain(list(o)))
+    if isinstance(o, list) and _are_scalars(o): return _marked('scalars', torch.stack([plain(v) for v in o]))
     if isinstance(o, dict): return {plain(k): plain(v) for k, v in o.items()}
-    if isinstance(o, (list, tuple)): return (list if isinstance(o, list) else tuple)(plain(v) for v in o)
+    if isinstance(o, list): return [plain(v) for v in o]
+    if isinstance(o, tuple): return tuple(plain(v) for v in o)
     raise TypeError(f'A checkpoint holds tensors and plain containers, not {type(o).__name__}.')
 
-def _alike(o):
-    "Is this a list of single numbers in tensors, such as a loss per batch? One tensor holds them better than a hundred thousand"
-    return all(isinstance(v, torch.Tensor) and v.dim() == 0 for v in o) and len({(v.dtype, v.device) for v in o}) == 1
+def _marked(kind, value): return {'~': kind, 'v': value}
 
-_BACK = dict(scalars=lambda v: list(v.unbind()), array=lambda v: v.numpy(), L=L, Mix=lambda v: Mix(v['share'] if not v['counts'] else None, **v['counts'],
-             **{k: v[k] for k in ('cap', 'batching', 'stopping_strategy')}))
+def _share(mix): return dict(mix.share.items()) if hasattr(mix.share, 'items') else mix.share
+
+def _are_scalars(o):
+    "Return whether a list holds single numbers in tensors, such as a loss per batch: one tensor holds them better than a hundred thousand"
+    if len(o) < 2 or not all(isinstance(v, torch.Tensor) and v.dim() == 0 for v in o): return False
+    return len({(v.dtype, v.device) for v in o}) == 1
+
+def _mix(v):
+    share = None if v['counts'] else v['share']
+    return Mix(share, **v['counts'], cap=v['cap'], batching=v['batching'], stopping_strategy=v['stopping_strategy'])
+
+_FROM = dict(scalars=lambda v: list(v.unbind()), array=lambda v: v.numpy(), L=L, Mix=_mix)
 
 def revived(
     o, # From `plain`
 ):
-    "What it was before"
-    if isinstance(o, dict): return _BACK[o['~']](revived(o['v'])) if '~' in o else {k: revived(v) for k, v in o.items()}
+    "Return the value that was made plain"
+    if isinstance(o, dict) and '~' in o: return _FROM[o['~']](revived(o['v']))
+    if isinstance(o, dict): return {k: revived(v) for k, v in o.items()}
     return type(o)(map(revived, o)) if isinstance(o, (list, tuple)) else o
 
-# %% ../../nbs/data/codec.ipynb #998fdb2b
+# %% ../../nbs/data/codec.ipynb #b097eccd
 def pack(
     value, # Number, text, bool, `None`, list, tuple, dict with text keys, tensor or array
     tensors:dict, # Where tensors are put: key → tensor
     key:str, # What this value is called
 ): # What JSON can hold
-    "Describe a value in JSON; a `TypeError` names what cannot be described"
+    "Return a value described in JSON; a `TypeError` names what cannot be described"
     if isinstance(value, np.generic): value = value.item()
-    if value is None or isinstance(value, (bool, int, str)) or isinstance(value, float) and math.isfinite(value): return value
-    if isinstance(value, float): return {'float': repr(value)}
+    if value is None or isinstance(value, (bool, int, str)): return value
+    if isinstance(value, float): return value if math.isfinite(value) else {'float': repr(value)}
     if isinstance(value, (torch.Tensor, np.ndarray)):
-        t = torch.as_tensor(value).detach().cpu().as_subclass(torch.Tensor).clone().contiguous()
-        tensors[key] = t
+        tensors[key] = torch.as_tensor(value).detach().cpu().as_subclass(torch.Tensor).clone().contiguous()
         return {'array' if isinstance(value, np.ndarray) else 'tensor': key}
     if isinstance(value, (list, tuple)):
         out = [pack(o, tensors, f'{key}.{k}') for k, o in enumerate(value)]
         return {'tuple': out} if isinstance(value, tuple) else out
-    if isinstance(value, dict) and all(isinstance(k, str) for k in value): return {'dict': {k: pack(o, tensors, f'{key}.{k}') for k, o in value.items()}}
-    if isinstance(value, dict): return {'items': [[pack(k, tensors, f'{key}.{n}'), pack(o, tensors, f'{key}.{n}')] for n, (k, o) in enumerate(value.items())]}
-    raise TypeError(f'{key} is a {type(value).__name__}, which JSON and safetensors cannot hold.')
+    if not isinstance(value, dict): raise TypeError(f'{key} is a {type(value).__name__}, which JSON and safetensors cannot hold.')
+    if all(isinstance(k, str) for k in value): return {'dict': {k: pack(o, tensors, f'{key}.{k}') for k, o in value.items()}}
+    return {'items': [[pack(o, tensors, f'{key}.{n}') for o in pair] for n, pair in enumerate(value.items())]}
 
 def _key(k):
     if isinstance(k, (list, dict)): raise ValueError(f'This description of a value is damaged: {k} is no key.')
@@ -76,13 +85,16 @@ def unpack(
     value, # From `pack`
     tensors:dict, # key → tensor
 ):
-    "The value again"
+    "Return the value that was described"
     if isinstance(value, list): return [unpack(o, tensors) for o in value]
     if not isinstance(value, dict): return value
-    kind, o = next(iter(value.items()), (None, None)) if len(value) == 1 else (None, None)
-    if kind == 'float' and o in ('nan', 'inf', '-inf'): return float(o)
-    if kind == 'tuple' and isinstance(o, list): return tuple(unpack(v, tensors) for v in o)
-    if kind == 'dict' and isinstance(o, dict): return {k: unpack(v, tensors) for k, v in o.items()}
-    if kind == 'items' and isinstance(o, list) and all(isinstance(p, list) and len(p) == 2 for p in o): return {_key(unpack(k, tensors)): unpack(v, tensors) for k, v in o}
-    if kind in ('tensor', 'array') and isinstance(o, str) and o in tensors: return tensors[o] if kind == 'tensor' else tensors[o].numpy()
+    if len(value) == 1:
+        kind, o = next(iter(value.items()))
+        if kind == 'float' and o in ('nan', 'inf', '-inf'): return float(o)
+        if kind == 'tensor' and isinstance(o, str) and o in tensors: return tensors[o]
+        if kind == 'array' and isinstance(o, str) and o in tensors: return tensors[o].numpy()
+        if kind == 'tuple' and isinstance(o, list): return tuple(unpack(v, tensors) for v in o)
+        if kind == 'dict' and isinstance(o, dict): return {k: unpack(v, tensors) for k, v in o.items()}
+        if kind == 'items' and isinstance(o, list) and all(isinstance(p, list) and len(p) == 2 for p in o):
+            return {_key(unpack(k, tensors)): unpack(v, tensors) for k, v in o}
     raise ValueError(f'This description of a value is damaged: {str(value)[:80]}')

@@ -103,7 +103,7 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
 @patch(as_prop=True)
 def splits(self:TSMetaDataset)->Splits:
     "The splits there are, for specs to name: `train`, unless this is split"
-    return Splits(self, None if self._view is None else dict(train=self._view))
+    return Splits(self, None if self.selection is None else dict(train=self.selection))
 
 @patch
 def select(self:TSMetaDataset,

@@ -21,7 +21,7 @@ from ..sources.adapt import to_sources
 from ..sources.base import ArraySource, Coded, Source
 from ..sources.policies import check_dtypes, Policies
 from ..sources.targets import some
-from .dataset import TSMetaDataset
+from .dataset import Given, TSMetaDataset
 
 # %% ../../nbs/data/hooks.ipynb #948f4dc0
 def decode_target(schema, y):
@@ -131,7 +131,9 @@ def check_fits(self:TSMetaDataset,
 ):
     "Raise a `ValueError` unless the rows of `other` look like the rows of this one; warn where their numbers are of another kind"
     a, b = self.schema, other.schema
-    wrong = [f'{getattr(b, k)} {what}, expected {getattr(a, k)}' for k, what in [('vars', 'variables'), ('len', 'steps')] if getattr(a, k) != getattr(b, k)]
+    wrong = []
+    if a.vars != b.vars: wrong.append(f'{b.vars} variables, expected {a.vars}')
+    if a.len != b.len: wrong.append(f'{b.len} steps, expected {a.len}')
     if a.var_names and b.var_names and a.var_names != b.var_names: wrong.append(f'variables named {b.var_names}, expected {a.var_names}')
     if b.kind is not None and (a.kind, a.y_shape) != (b.kind, b.y_shape): wrong.append(f'targets are {b.kind} {b.y_shape}, expected {a.kind} {a.y_shape}')
     if wrong: raise ValueError(f'New data does not fit. Dataset {some(other.names, range(len(other.names)))}: {"; ".join(wrong)}.')
@@ -145,29 +147,32 @@ def add_dataset(self:TSMetaDataset,
     **kwargs, # Taken for tsai's sake (`inplace`)
 ):
     "Make a validation set of new rows under this one's schema and vocabulary"
-    s = self.schema
-    if isinstance(X, TSMetaDataset): new, view = _refit(X, s), X._view
+    s, rows = self.schema, None
+    if isinstance(X, TSMetaDataset): new, rows = _refit(X, s), X.selection
     else:
-        if isinstance(X, (list, L)): X = list(X) if len({np.shape(o) for o in X}) > 1 else np.stack([np.asarray(o) for o in X])
-        new, view = TSMetaDataset.__new__(type(self)), None
-        new._setup(*to_sources({'new': (X, y) if y is not None else X}), None, var_names, s.policies, s.x_tfm, s.labels, vocab=s.vocab, kind=s.kind if y is not None else None)
+        if isinstance(X, (list, L)) and len({np.shape(o) for o in X}) > 1: X = list(X)
+        elif isinstance(X, (list, L)): X = np.stack([np.asarray(o) for o in X])
+        given = Given(*to_sources({'new': X if y is None else (X, y)}), None, var_names)
+        new = type(self).of_given(given, s.policies, s.x_tfm, s.labels, vocab=s.vocab, kind=None if y is None else s.kind)
     self.check_fits(new)
-    new = new.part(view if view is not None else range(len(new.index)), 1)
+    new = new.part(range(len(new.index)) if rows is None else rows, 1)
     new.schema = s
     return new
 
 def _refit(meta, s):
-    "The same datasets under the policies, the vocabulary and the row transforms of a schema"
-    a = meta.schema
-    framed = not (s.policies or s.policies.named) or repr(a.policies) == repr(s.policies) and (a.vars, a.len, a.var_names) == (s.vars, s.len, s.var_names)
-    if framed and (a.kind is None or a.vocab == s.vocab) and (a.x_tfm or not s.x_tfm): return meta
-    raw = meta.datasets, meta.names, meta.info, a.var_names
-    if not framed:
-        if meta._raw and not a.x_tfm: raw = meta._raw
-        if s.policies.per_variable and meta._view is not None: raise ValueError('per_variable=True numbers rows anew, so it takes whole metadatasets, not parts of them.')
-    new = TSMetaDataset.__new__(type(meta))
-    new._setup(*raw, Policies() if framed else s.policies, None if a.x_tfm else s.x_tfm, s.labels, vocab=s.vocab if a.vocab else None, kind=a.kind)
-    return new
+    "Return the same datasets under the policies, the vocabulary and the row transforms of a schema"
+    own = meta.schema
+    same_policies = repr(own.policies) == repr(s.policies) and (own.vars, own.len, own.var_names) == (s.vars, s.len, s.var_names)
+    alike = same_policies or not (s.policies or s.policies.named)
+    same_vocab = own.kind is None or own.vocab == s.vocab
+    if alike and same_vocab and (own.x_tfm or not s.x_tfm): return meta
+    given = Given(meta.datasets, meta.names, meta.info, own.var_names)
+    if not alike:
+        if meta.given is not None and not own.x_tfm: given = meta.given
+        if s.policies.per_variable and meta.selection is not None:
+            raise ValueError('per_variable=True numbers rows anew, so it takes whole metadatasets, not parts of them.')
+    vocab, x_tfm = s.vocab if own.vocab else None, None if own.x_tfm else s.x_tfm
+    return type(meta).of_given(given, Policies() if alike else s.policies, x_tfm, s.labels, vocab=vocab, kind=own.kind)
 
 # %% ../../nbs/data/hooks.ipynb #35f6589a
 @patch

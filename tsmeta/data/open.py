@@ -16,7 +16,7 @@ from pathlib import Path
 
 # %% ../../nbs/data/open.ipynb #ef5007d1
 from ..sources.files import members
-from ..sources.policies import policies_from_json, stored_dtypes
+from ..sources.policies import stored_dtypes
 from ..sources.recordings import Times
 from ..store.disk import atomic, cache_folder, MANIFEST
 from ..store.remote import open_store
@@ -124,14 +124,10 @@ def register_opener(
 def of_store(cls:TSMetaDataset,
     store, # A `Store`
 ):
-    "Make a metadataset of a store; nothing is read, and no object is made per dataset"
-    s, self = store.schema, cls.__new__(cls)
-    schema = Schema(s['vars'], s['len'], s['kind'], s['y_shape'], s['vocab'], s['horizon'], s['labels'], s['var_names'])
-    if 'policies' in s: schema.policies = policies_from_json(s['policies'])
-    schema.dtypes = stored_dtypes(store.sources)
-    self._join(store.sources, store.names, store.info, store.targets, schema)
-    self.store = store
-    return self
+    "Return the metadataset of a store; nothing is read, and no object is made per dataset"
+    try: schema = Schema.from_dict(store.schema, dtypes=stored_dtypes(store.sources))
+    except ValueError as e: raise ValueError(f'{store.root}: {e}') from None
+    return cls.of_parts(datasets=store.sources, names=store.names, info=store.info, targets=store.targets, schema=schema, store=store)
 
 @patch(cls_method=True)
 def open(cls:TSMetaDataset,
@@ -144,14 +140,18 @@ def open(cls:TSMetaDataset,
     **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names` as for `TSMetaDataset`
 ):
     "Make a metadataset of data on disk; rows are read when wanted"
-    how = dict(columns=columns, window=window, stride=stride, horizon=horizon, times=times if times is None or isinstance(times, Times) else Times(times))
+    if times is not None and not isinstance(times, Times): times = Times(times)
+    how = dict(columns=columns, window=window, stride=stride, horizon=horizon, times=times)
     if isinstance(data, (str, os.PathLike)):
+        path = os.fspath(data)
         for prefix, make in _OPENERS.items():
-            if os.fspath(data).startswith(prefix): return make(os.fspath(data)[len(prefix):], **{k: v for k, v in how.items() if v}, **kwargs)
-        if '://' in os.fspath(data) or os.path.isfile(os.path.join(data, MANIFEST)):
-            if given := [*kwargs, *(k for k in ('window', 'times') if how[k] is not None)]: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(given)}.')
+            if path.startswith(prefix): return make(path[len(prefix):], **{k: v for k, v in how.items() if v}, **kwargs)
+        if '://' in path or os.path.isfile(os.path.join(path, MANIFEST)):
+            given = [*kwargs, *(k for k in ('window', 'times') if how[k] is not None)]
+            if given: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(given)}.')
             return cls.of_store(open_store(data))
-    return cls(members(data, **(how if window is not None else dict(columns=columns, times=how['times']))), **kwargs)
+    if window is None: how = dict(columns=columns, times=times)
+    return cls(members(data, **how), **kwargs)
 
 # %% ../../nbs/data/open.ipynb #de1a97b6
 def watch_windows(

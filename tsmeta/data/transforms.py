@@ -13,57 +13,76 @@ import torch
 import numpy as np
 from fastcore.basics import patch
 from fasttransform import ItemTransform
-from functools import partial
+from functools import partial, reduce
 from torch import nn
 
 # %% ../../nbs/data/transforms.ipynb #de3c4504
 from ..sources.align import each_steps, Filled, Framed, NANS, SIDES
 from ..sources.targets import some
-from ..splits.index import compiled, merged_ranges, HAS_NUMBA, merge_ranges, by_dataset, View
-from .dataset import delivery, TSMetaDataset
+from ..splits.index import by_dataset, compiled, merge_ranges, merged_ranges, View
+from .dataset import TSMetaDataset
+from .ids import batch_ids, carry_ids, first_tensor
 
 # %% ../../nbs/data/transforms.ipynb #1aab7f36
+def _all(x): return x
+
+def _shown_of(frame):
+    "Return a function that takes the steps of a row that a frame shows"
+    if frame.side == 'random': return _all
+    def shown(x):
+        first = frame.shift(x.shape[-1], frame.shape[1])
+        return x[..., max(0, first):max(0, first + frame.shape[1])]
+    return shown
+
 def measured(
     src, # A source, in a frame perhaps or with holes filled
 ): # The source whose values were measured; for each variable of `src`, its number there or -1; a function that takes the steps of such a row that the frame shows
-    "Tell where the values of a source come from"
-    numbers, shown = np.arange(src.shape[0]), lambda x: x
+    "Return where the values of a source come from"
+    numbers, shown = np.arange(src.shape[0]), _all
     if isinstance(src, Framed):
-        frame, src, numbers = src, src.src, np.maximum(src.variables, -1)
-        def shown(x):
-            at = 0 if frame.side == 'random' else frame.shift(x.shape[-1], frame.shape[1])
-            return x if frame.side == 'random' else x[..., max(0, at):max(0, at + frame.shape[1])]
-    if isinstance(src, Filled): src, numbers = src.src, np.where(numbers < src.src.shape[0], numbers, -1)
+        numbers, shown = np.maximum(src.variables, -1), _shown_of(src)
+        src = src.src
+    if isinstance(src, Filled):
+        src = src.src
+        numbers = np.where(numbers < src.shape[0], numbers, -1)
     return src, numbers, shown
 
 def stretches(
     meta, # A metadataset or a part of one
 ): # Yields dataset, starts and stops: of rows, or of time steps where rows are windows
-    "Tell which stretches of each dataset a set covers, each once"
-    view = View(slice(None), len(meta.index)) if meta._view is None else meta._view
+    "Yield the stretches of each dataset that a set covers, each once"
+    view = View(slice(None), len(meta.index)) if meta.selection is None else meta.selection
     ds, first, n = by_dataset(meta.index, *merged_ranges(view))
     edges = np.flatnonzero(np.diff(ds, prepend=-1, append=-1))
     for a, b in zip(edges[:-1], edges[1:]):
-        s = measured(meta.datasets[int(ds[a])])[0]
-        starts, stops = first[a:b], first[a:b] + n[a:b]
-        yield int(ds[a]), *(_steps(s, starts, stops) if s.has_recording else (starts, stops))
+        d, starts, stops = int(ds[a]), first[a:b], first[a:b] + n[a:b]
+        src = measured(meta.datasets[d])[0]
+        if src.has_recording: starts, stops = _steps(src, starts, stops)
+        yield d, starts, stops
 
-def _steps(s, starts, stops):
-    "The steps of a recording that stretches of its windows cover"
-    if s.stride > s.window:
+def _steps(src, starts, stops):
+    "Return the steps of a recording that stretches of its windows cover"
+    if src.stride > src.window:
         starts = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops)])
         stops = starts + 1
-    return merge_ranges(starts*s.stride, (stops-1)*s.stride + s.window)
+    return merge_ranges(starts*src.stride, (stops-1)*src.stride + src.window)
+
+def _chunks(starts, stops, most):
+    "Yield stretches cut into pieces of at most so many rows or steps"
+    for a, b in zip(starts.tolist(), stops.tolist()):
+        for i in range(a, b, most): yield i, min(b, i + most)
 
 def _blocks(src, starts, stops):
-    "Yield what was measured in stretches of a source, as arrays `(rows, vars, steps)` with stretches of their own; a recording is one row"
-    s, _, shown = measured(src)
-    x = s.recording()[None] if s.has_recording else s.open()[0]
-    if x is not None: yield x if s.has_recording else shown(x), starts, stops
-    else:
-        for a, b in zip(starts.tolist(), stops.tolist()):
-            for _, rows in s.chunks(a, b):
-                for x in [r[None] for r in rows] if isinstance(rows, list) else [rows]: yield shown(x), np.zeros(1, np.int64), np.full(1, len(x))
+    "Yield what was measured in stretches of a source: arrays `(rows, vars, steps)` with stretches of their own; a recording is one row"
+    inner, _, shown = measured(src)
+    x = inner.recording()[None] if inner.has_recording else inner.open()[0]
+    if x is not None:
+        yield x if inner.has_recording else shown(x), starts, stops
+        return
+    for a, b in zip(starts.tolist(), stops.tolist()):
+        for _, rows in inner.chunks(a, b):
+            arrays = [r[None] for r in rows] if isinstance(rows, list) else [rows]
+            for x in arrays: yield shown(x), np.zeros(1, np.int64), np.full(1, len(x))
 
 # %% ../../nbs/data/transforms.ipynb #7b2e9e24
 _N, _SUM, _SQUARES, _LOW, _HIGH, _MISSING, _FIRST = range(7)
@@ -80,7 +99,9 @@ def _row_sums(x, k):
 @partial(compiled, fastmath={'nnan', 'nsz'})
 def _row_range(x):
     lo = hi = x[0]
-    for t in range(len(x)): lo, hi = min(lo, x[t]), max(hi, x[t])
+    for t in range(len(x)):
+        lo = min(lo, x[t])
+        hi = max(hi, x[t])
     return lo, hi
 
 @compiled
@@ -89,16 +110,22 @@ def _add_one(a, s):
     else:
         if s[_FIRST] != s[_FIRST]: s[_FIRST] = a
         d = a - s[_FIRST]
-        s[_N], s[_SUM], s[_SQUARES] = s[_N] + 1, s[_SUM] + d, s[_SQUARES] + d*d
-        s[_LOW], s[_HIGH] = min(s[_LOW], a), max(s[_HIGH], a)
+        s[_N] += 1
+        s[_SUM] += d
+        s[_SQUARES] += d*d
+        s[_LOW] = min(s[_LOW], a)
+        s[_HIGH] = max(s[_HIGH], a)
 
 @compiled
 def _add_row(x, s):
     s1, s2 = _row_sums(x, s[_FIRST])
     if s2 == s2:
         lo, hi = _row_range(x)
-        s[_N], s[_SUM], s[_SQUARES] = s[_N] + len(x), s[_SUM] + s1, s[_SQUARES] + s2
-        s[_LOW], s[_HIGH] = min(s[_LOW], np.float64(lo)), max(s[_HIGH], np.float64(hi))
+        s[_N] += len(x)
+        s[_SUM] += s1
+        s[_SQUARES] += s2
+        s[_LOW] = min(s[_LOW], np.float64(lo))
+        s[_HIGH] = max(s[_HIGH], np.float64(hi))
     else:
         for t in range(len(x)): _add_one(np.float64(x[t]), s)
 
@@ -110,18 +137,13 @@ def _add(x, starts, stops, recording, sums):
             else:
                 for r in range(starts[j], stops[j]): _add_row(x[r, v], sums[v])
 
-def _add_numpy(x, starts, stops, recording, sums):
-    "The same in numpy, for where numba is missing"
-    a = np.concatenate([x[0, :, i:j] for i, j in zip(starts, stops)], 1) if recording else \
-        np.concatenate([x[i:j] for i, j in zip(starts, stops)]).transpose(1, 0, 2).reshape(x.shape[1], -1)
-    for v, s in zip(a.astype(np.float64), sums):
-        ok = v[~np.isnan(v)]
-        s[_MISSING] += len(v) - len(ok)
-        if not len(ok): continue
-        if np.isnan(s[_FIRST]): s[_FIRST] = ok[0]
-        d = ok - s[_FIRST]
-        s[_N], s[_SUM], s[_SQUARES] = s[_N] + len(ok), s[_SUM] + d.sum(), s[_SQUARES] + (d*d).sum()
-        s[_LOW], s[_HIGH] = min(s[_LOW], ok.min()), max(s[_HIGH], ok.max())
+def _add_stretches(x, starts, stops, recording, sums, most=1 << 20):
+    "Add values of any type of numbers; those that compiled code cannot read are converted, some at a time"
+    if x.dtype.isnative and x.dtype != np.float16: return _add(x, starts, stops, recording, sums)
+    for a, b in _chunks(starts, stops, most):
+        part = x[:, :, a:b] if recording else x[a:b]
+        n = b - a
+        _add(part.astype(np.result_type(x.dtype.newbyteorder('='), np.float32)), np.zeros(1, np.int64), np.full(1, n), recording, sums)
 
 class Moments:
     "What is known of each variable of each dataset or group: arrays `(lines, vars)`, float64"
@@ -136,48 +158,55 @@ class Moments:
 
     @property
     def std(self):
-        "Spread (population standard deviation); NaN where there is no value"
+        "Population standard deviation; NaN where there is no value"
         with np.errstate(divide='ignore', invalid='ignore'): return np.sqrt(self.m2/self.n)
+
     def pooled(self,
         codes, # Group of each line, int; -1 for lines to leave out
         groups:int, # How many groups there are
     ):
-        "The moments of groups of these lines"
+        "Return the moments of groups of these lines"
         keep = np.asarray(codes) >= 0
-        codes, shape = np.asarray(codes)[keep], (groups, self.n.shape[1])
-        def add(a, into=0., how=np.add):
-            out = np.full(shape, into)
-            how.at(out, codes, a)
+        codes = np.asarray(codes)[keep]
+        def by_group(a, start=0., how=np.add):
+            out = np.full((groups, a.shape[1]), start)
+            how.at(out, codes, a[keep])
             return out
-        n, line = add(self.n[keep]), np.nan_to_num(self.mean[keep])
-        with np.errstate(divide='ignore', invalid='ignore'): mean = add(self.n[keep]*line)/n
-        m2 = add(self.m2[keep] + self.n[keep]*(line - np.nan_to_num(mean)[codes])**2)
-        return Moments(n, mean, m2, add(self.low[keep], np.inf, np.minimum), add(self.high[keep], -np.inf, np.maximum), add(self.missing[keep]))
+        n, line = by_group(self.n), np.nan_to_num(self.mean)
+        with np.errstate(divide='ignore', invalid='ignore'): mean = by_group(self.n*line)/n
+        away = np.zeros_like(line)
+        away[keep] = line[keep] - np.nan_to_num(mean)[codes]
+        m2 = by_group(self.m2 + self.n*away**2)
+        return Moments(n, mean, m2, by_group(self.low, np.inf, np.minimum), by_group(self.high, -np.inf, np.maximum), by_group(self.missing))
 
 def moments(
     meta, # A metadataset or a part of one
 )->Moments: # One line per dataset
-    "Read the rows of a set once, and tell count, mean, spread and range of each variable of each dataset"
+    "Return count, mean, spread and range of each variable of each dataset; the rows of the set are read once"
     none = np.array([0, 0, 0, np.inf, -np.inf, 0, np.nan])
-    s = np.tile(none, (len(meta.index.lens), meta.datasets[0].shape[0], 1))
+    sums = np.tile(none, (len(meta.index.lens), meta.datasets[0].shape[0], 1))
     for d, starts, stops in stretches(meta):
         src, numbers, _ = measured(meta.datasets[d])
-        add, own = _add if HAS_NUMBA and src.dtype.isnative and src.dtype != np.float16 else _add_numpy, np.tile(none, (src.shape[0]+1, 1))
-        for x, a, b in _blocks(meta.datasets[d], starts, stops): add(x, a, b, src.has_recording, own)
-        s[d] = own[numbers]
-    n, s1, s2, low, high, missing, first = np.moveaxis(s, 2, 0)
-    with np.errstate(divide='ignore', invalid='ignore'): return Moments(n, first + s1/n, np.maximum(s2 - np.divide(s1*s1, n, out=0*n, where=n > 0), 0), low, high, missing)
+        own = np.tile(none, (src.shape[0]+1, 1))
+        for x, a, b in _blocks(meta.datasets[d], starts, stops): _add_stretches(x, a, b, src.has_recording, own)
+        sums[d] = own[numbers]
+    n, total, squares, low, high, missing, first = np.moveaxis(sums, 2, 0)
+    of_mean = np.divide(total*total, n, out=0*n, where=n > 0)
+    with np.errstate(divide='ignore', invalid='ignore'): mean = first + total/n
+    return Moments(n, mean, np.maximum(squares - of_mean, 0), low, high, missing)
 
 # %% ../../nbs/data/transforms.ipynb #a2e9b30d
 def _sample(s, starts, stops, most):
-    "At most `most` values per variable: `(vars, n)` float64"
+    "Return at most `most` values per variable: `(vars, n)` float64"
     src, numbers, _ = measured(s)
-    rec = src.has_recording
-    step = max(1, -(-int((stops - starts).sum())*(1 if rec else s.shape[1])//most))
-    def pick(x, a, b):
+    recording = src.has_recording
+    values = int((stops - starts).sum())*(1 if recording else s.shape[1])
+    step = max(1, -(-values//most))
+    found = []
+    for x, a, b in _blocks(s, starts, stops):
         at = np.concatenate([np.arange(i, j) for i, j in zip(a, b)])[::step]
-        return x[0][:, at] if rec else x[at].transpose(1, 0, 2).reshape(x.shape[1], -1)
-    found = np.concatenate([pick(*o) for o in _blocks(s, starts, stops)], 1).astype(np.float64)
+        found.append(x[0][:, at] if recording else x[at].transpose(1, 0, 2).reshape(x.shape[1], -1))
+    found = np.concatenate(found, 1).astype(np.float64)
     return np.where(numbers[:, None] < 0, np.nan, found[numbers])
 
 def quartiles(
@@ -185,53 +214,83 @@ def quartiles(
     codes=None, # Group of each dataset, int; -1 for those to leave out; each its own if `None`
     most:int=1_000_000, # Values per variable and dataset that are looked at
 ): # `(groups, vars, 3)` float64: lower quartile, median, upper quartile; NaN for groups without a value
-    "Tell the quartiles of each variable of each dataset or group"
+    "Return the quartiles of each variable of each dataset or group"
     codes = np.arange(len(meta.index.lens)) if codes is None else np.asarray(codes)
-    out, values = np.full((max(codes, default=-1)+1, meta.datasets[0].shape[0], 3), np.nan), {}
-    last = dict(zip(codes.tolist(), range(len(codes))))
+    out = np.full((max(codes, default=-1)+1, meta.datasets[0].shape[0], 3), np.nan)
+    waiting, last = {}, {g: d for d, g in enumerate(codes.tolist())}
     for d, starts, stops in stretches(meta):
-        if (g := int(codes[d])) < 0: continue
-        values.setdefault(g, []).append(_sample(meta.datasets[d], starts, stops, most))
-        if d == last[g]: out[g] = _quartiles(np.concatenate(values.pop(g), 1))
-    for g, v in values.items(): out[g] = _quartiles(np.concatenate(v, 1))
+        g = int(codes[d])
+        if g < 0: continue
+        waiting.setdefault(g, []).append(_sample(meta.datasets[d], starts, stops, most))
+        if d == last[g]: out[g] = _quartiles(waiting.pop(g))
+    for g, samples in waiting.items(): out[g] = _quartiles(samples)
     return out
 
-def _quartiles(v):
-    some = ~np.isnan(v).all(1)
+def _quartiles(samples):
+    v = np.concatenate(samples, 1)
+    known = ~np.isnan(v).all(1)
     out = np.full((len(v), 3), np.nan)
-    if some.any(): out[some] = np.nanpercentile(v[some], [25, 50, 75], axis=1).T
+    if known.any(): out[known] = np.nanpercentile(v[known], [25, 50, 75], axis=1).T
     return out
 
 # %% ../../nbs/data/transforms.ipynb #ce0f53c1
 class Measured:
-    "Tell which values of rows were measured, and which were filled in"
+    "Which values of the rows of a metadataset were measured, and which were filled in"
     def __init__(self,
         meta, # A metadataset
         packed:bool=False, # Know only what is known of rows that were packed after they were filled: which variables are masks
     ):
-        self.sources, n, nv = meta.datasets, len(meta.datasets), meta.datasets[0].shape[0]
+        self.sources = meta.datasets
+        n, nv = len(meta.datasets), meta.datasets[0].shape[0]
         self.vars, self.holes = np.ones((n, nv), bool), np.full((n, nv), -1)
         self.side, self.steps = np.full(n, -1), np.zeros(n, np.int64)
         if packed: self.vars[:, nv - meta.schema.policies.n_masks:] = False
-        for d, s in enumerate(self.sources if not packed else ()):
-            if isinstance(s, (Framed, Filled)): self.vars[d] = measured(s)[1] >= 0
-            if not isinstance(s, Framed): continue
-            if s.src.shape[1] != s.shape[1] or s.ragged: self.side[d], self.steps[d] = SIDES.index(s.side), -1 if s.ragged else s.src.shape[1]
-            if s.nan is not None: self.holes[d] = [at.get(NANS - v, -1) if v >= 0 else -1 for at in [{v: k for k, v in enumerate(s.variables)}] for v in s.variables]
+        else:
+            for d, src in enumerate(self.sources): self._look_at(d, src)
         self.every, self.whole, self.full = bool(self.vars.all()), bool((self.side < 0).all()), bool((self.holes < 0).all())
+
+    def _look_at(self, d, src):
+        "Note which variables of a dataset were measured, how its rows lie in their frames, and which variable marks holes"
+        if isinstance(src, (Framed, Filled)): self.vars[d] = measured(src)[1] >= 0
+        if not isinstance(src, Framed): return
+        if src.ragged or src.src.shape[1] != src.shape[1]:
+            self.side[d] = SIDES.index(src.side)
+            self.steps[d] = -1 if src.ragged else src.src.shape[1]
+        if src.nan is None: return
+        place = {v: k for k, v in enumerate(src.variables)}
+        self.holes[d] = [place.get(NANS - v, -1) if v >= 0 else -1 for v in src.variables]
 
     def span(self,
         ds, # Dataset of each row
         rows, # Its number there
         width:int, # Steps of the frame
     ): # First step that is there and the one after the last, for each row
-        "Tell which steps of rows in their frames are there"
+        "Return which steps of rows in their frames are there"
         n = np.where(self.side[ds] < 0, width, self.steps[ds])
         for d in np.unique(ds[n < 0]): n[ds == d] = each_steps(self.sources[d].src)[rows[ds == d]]
         side = self.side[ds]
         at = np.select([side <= 0, side == 1], [0, n - width], (n - width)//2)
         first = np.maximum(0, -at)
         return first, np.maximum(first, np.minimum(width, n - at))
+
+    def mask(self,
+        x, # Batch `(n, vars, steps)`
+        ids, # `RowIds`
+    ): # Mask that broadcasts to x; `None` if all values were measured
+        "Return which values of a batch were measured"
+        ds, rows = ids.locate()
+        on = partial(torch.as_tensor, device=x.device)
+        masks = []
+        if not self.every: masks.append(on(self.vars[ds])[..., None])
+        if not self.whole:
+            first, stop = (on(o)[:, None, None] for o in self.span(ds, rows, x.shape[2]))
+            steps = torch.arange(x.shape[2], device=x.device)
+            masks.append((steps >= first) & (steps < stop))
+        if not self.full:
+            at = on(self.holes[ds])[..., None]
+            marked = torch.take_along_dim(x, at.clamp(0).expand(x.shape), 1) > 0
+            masks.append(~((at >= 0) & marked))
+        return reduce(torch.logical_and, masks) if masks else None
 
 # %% ../../nbs/data/transforms.ipynb #40ad7324
 ALL = 'all'
@@ -240,7 +299,7 @@ def group_names(
     meta:TSMetaDataset, # A metadataset
     groups:str=None, # A column of its `info`, 'all', or `None` for its datasets
 )->list: # One name per dataset
-    "Name the group of each dataset"
+    "Return the name of the group of each dataset"
     if groups is None: return meta.names
     if groups == ALL: return [ALL]*len(meta.names)
     if meta.info is None or groups not in meta.info:
@@ -253,22 +312,23 @@ def centre_and_width(
     how:str, # 'standard': mean and standard deviation; 'robust': median and interquartile range; 'range': least value and range
     names:list, # Group of each dataset
 ): # Names of the groups that have values, and two arrays `(groups, vars)`
-    "Tell what to subtract and what to divide by, for each group"
+    "Return what to subtract and what to divide by, for each group"
     labels, codes = np.unique(np.array(names, dtype=object).astype(str), return_inverse=True)
     if how == 'robust':
-        q = quartiles(meta, codes)
-        at, width = q[..., 1], q[..., 2] - q[..., 0]
+        low, at, high = np.moveaxis(quartiles(meta, codes), 2, 0)
+        width = high - low
     else:
         m = moments(meta).pooled(codes, len(labels))
         at, width = (m.mean, m.std) if how == 'standard' else (m.low, m.high - m.low)
-    has = ~np.isnan(width).all(1) & np.isfinite(at).any(1)
+    known = np.isfinite(at)
+    has = ~np.isnan(width).all(1) & known.any(1)
     with np.errstate(invalid='ignore'): width = np.where(width > 0, width, 1)
-    return labels[has].tolist(), np.where(np.isfinite(at), at, 0)[has], width[has]
+    return labels[has].tolist(), np.where(known, at, 0)[has], width[has]
 
 # %% ../../nbs/data/transforms.ipynb #8ae1c777
 class StandardizeByDataset(ItemTransform):
     "Subtract the mean and divide by the standard deviation of each variable of a row's own dataset or group"
-    order, how, packed = 90, 'standard', None
+    order, how, packed, _meta = 90, 'standard', None, None
     def __init__(self,
         groups:str=None, # Statistics for each value of this column of `info`; for all datasets together if 'all'; for each row by itself if 'row'; for each dataset if `None`
         unseen:str='own', # Datasets or groups that were not trained on: 'own' statistics, those of 'all', those of their group in a column of `info`, or 'error'
@@ -277,41 +337,51 @@ class StandardizeByDataset(ItemTransform):
     ):
         if first is not None and first < 1: raise ValueError(f'first={first}: own statistics need at least one row.')
         self.groups, self.unseen, self.first, self.targets = groups, unseen, first, targets
-        self.names, self._at, self._width, self._lines, self._facts, self._row = None, None, None, {}, {}, None
+        self.names, self._at, self._width = None, None, None
+        self._lines, self._facts, self._meta = {}, {}, None
         super().__init__()
 
     def setups(self, dl):
         meta = getattr(dl, 'dataset', None)
         if self.packed is not None or not isinstance(meta, TSMetaDataset) or not len(meta): return
-        self.packed = bool(meta.schema.policies) and meta._raw is None
+        self.packed, self._meta = bool(meta.schema.policies) and meta.given is None, meta
         if self.names is None and self.groups != 'row': self.fit(meta)
 
     def fit(self,
         meta:TSMetaDataset, # The rows that are trained on
     ):
         "Take the statistics of the rows of a set"
-        kinds = dict.fromkeys([self.groups, *({ALL: [ALL], 'own': [], 'error': []}.get(self.unseen, [self.unseen]))])
+        groups = [self.groups]
+        if self.unseen == ALL: groups.append(ALL)
+        elif self.unseen not in ('own', 'error'): groups.append(self.unseen)
         names, tables = [], []
-        for g in kinds:
-            labels, at, width = centre_and_width(meta, self.how, group_names(meta, g))
+        for g in dict.fromkeys(groups):
+            labels, *table = centre_and_width(meta, self.how, group_names(meta, g))
             names += [(g, n) for n in labels]
-            tables.append((at, width))
+            tables.append(table)
         self.names, self.n_rows = {n: k for k, n in enumerate(names)}, len(meta)
-        self._at, self._width = (torch.from_numpy(np.concatenate(t).astype(np.float32))[..., None] for t in zip(*tables))
-        self._lines, self._facts = {}, {}
+        self._at, self._width = (_column(np.concatenate(t)) for t in zip(*tables))
+        self._lines, self._facts, self._meta = {}, {}, meta
         return self
 
-    def encodes(self, b): return self._encode(b)
-    def decodes(self, b): return self._decode(b)
+    def encodes(self, b, ids=None): return self._encode(b, ids)
+    def decodes(self, b, ids=None): return self._decode(b, ids)
 
     def __repr__(self):
-        how = f'groups={self.groups!r}, unseen={self.unseen!r}' + (f', first={self.first}' if self.first else '')
+        how = f'groups={self.groups!r}, unseen={self.unseen!r}'
+        if self.first: how += f', first={self.first}'
         seen = f', {len(self.names):,} lines of statistics from {self.n_rows:,} rows' if self.names else ''
         return f'{type(self).__name__}({how}){seen}'
+
     def __getstate__(self):
+        "Leave behind what was found out about other metadatasets"
+        state = {**self.__dict__, '_lines': {}, '_facts': {}, '_meta': None}
         n = len(self.names or ())
-        return {**self.__dict__, '_lines': {}, '_facts': {}, '_row': None, '_at': self._at if self._at is None else self._at[:n].clone(),
-                '_width': self._width if self._width is None else self._width[:n].clone()}
+        for k in ('_at', '_width'):
+            if state[k] is not None: state[k] = state[k][:n].clone()
+        return state
+
+def _column(a): return torch.from_numpy(a.astype(np.float32))[..., None]
 
 class RobustScaleByDataset(StandardizeByDataset):
     "Subtract the median and divide by the interquartile range of each variable of a row's own dataset or group"
@@ -322,108 +392,92 @@ class MinMaxScaleByDataset(StandardizeByDataset):
     how = 'range'
 
 # %% ../../nbs/data/transforms.ipynb #1d1beb01
-@patch
-def _own(self:StandardizeByDataset, meta, which):
-    "Statistics of these datasets from their own first rows"
-    view = None
-    if self.first is not None or len(which) < len(meta.names):
-        starts, ends = meta.index.starts[which], meta.index.starts[which+1]
-        stops = ends if self.first is None else np.minimum(ends, starts + self.first)
-        view = np.concatenate([np.arange(a, b) for a, b in zip(starts, stops)]) if len(which) else np.zeros(0, np.int64)
-    part = meta.part(slice(None) if view is None else view)
-    return centre_and_width(part, self.how, self._names_here(meta))
+def _first_rows(meta, which, most):
+    "Return the ids of at most so many first rows of some datasets"
+    starts, stops = meta.index.starts[which], meta.index.starts[which+1]
+    if most is not None: stops = np.minimum(stops, starts + most)
+    return np.concatenate([np.zeros(0, np.int64), *(np.arange(a, b) for a, b in zip(starts, stops))])
 
 @patch
 def _names_here(self:StandardizeByDataset, meta):
-    "The groups of datasets; their names, where nothing is known about new data"
-    unknown = self.groups not in (None, ALL) and (meta.info is None or self.groups not in meta.info)
-    return [f'{n} ?' for n in meta.names] if unknown else group_names(meta, self.groups)
+    "Return the groups of datasets; their names, where nothing is known about new data"
+    known = self.groups in (None, ALL) or meta.info is not None and self.groups in meta.info
+    return group_names(meta, self.groups) if known else [f'{n} ?' for n in meta.names]
+
+@patch
+def _own_lines(self:StandardizeByDataset, meta, names, which):
+    "Return new lines of statistics, from the first rows of datasets that were not trained on; -1 where these have no values"
+    every = self.first is None and len(which) == len(meta.names)
+    part = meta.part(slice(None) if every else _first_rows(meta, which, self.first))
+    labels, at, width = centre_and_width(part, self.how, names)
+    new = {n: len(self._at) + k for k, n in enumerate(labels)}
+    self._at = torch.cat([self._at, _column(at).to(self._at.device)])
+    self._width = torch.cat([self._width, _column(width).to(self._width.device)])
+    return [new.get(names[d], -1) for d in which]
 
 @patch
 def _unseen_lines(self:StandardizeByDataset, meta, names, lines):
-    "Lines for datasets whose name or group was not trained on"
+    "Return lines of statistics, for datasets too whose name or group was not trained on"
     which = np.flatnonzero((lines < 0) & (meta.index.lens > 0))
     if not len(which): return lines
-    if self.unseen == 'own':
-        labels, at, width = self._own(meta, which)
-        first = len(self._at)
-        self._at = torch.cat([self._at, torch.from_numpy(at.astype(np.float32))[..., None].to(self._at.device)])
-        self._width = torch.cat([self._width, torch.from_numpy(width.astype(np.float32))[..., None].to(self._at.device)])
-        new = {n: first+k for k, n in enumerate(labels)}
-        lines[which] = [new.get(names[d], -1) for d in which]
+    if self.unseen == 'own': lines[which] = self._own_lines(meta, names, which)
     elif self.unseen != 'error':
         others = group_names(meta, self.unseen)
         lines[which] = [self.names.get((self.unseen, others[d]), -1) for d in which]
-    if len(lost := which[lines[which] < 0]):
-        why = 'no values' if self.unseen == 'own' else f'nothing to go by with unseen={self.unseen!r}'
-        raise ValueError(f'{type(self).__name__} has {why} for {some(meta.names, lost)}, which was not trained on. '
-                         "unseen='own' takes statistics from the dataset itself, unseen='all' those of all training rows.")
-    return lines
+    lost = which[lines[which] < 0]
+    if not len(lost): return lines
+    why = 'no values' if self.unseen == 'own' else f'nothing to go by with unseen={self.unseen!r}'
+    raise ValueError(f'{type(self).__name__} has {why} for {some(meta.names, lost)}, which was not trained on. '
+                     "unseen='own' takes statistics from the dataset itself, unseen='all' those of all training rows.")
+
+def _once(cache, meta, make, most=8):
+    "Return what was made for a metadataset, or make it; a cache holds the latest few"
+    key = id(meta.index)
+    if key not in cache:
+        made = make()
+        while len(cache) >= most: del cache[next(iter(cache))]
+        cache[key] = meta.index, made
+    return cache[key][1]
 
 @patch
 def _lines_of(self:StandardizeByDataset, meta):
-    "The line of statistics for each dataset of a metadataset; -1 for those without rows"
-    if self.names is None: raise ValueError(f'{type(self).__name__} has no statistics yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
-    if (found := self._lines.get(id(meta.index))) is None:
-        if meta.schema.vars != self._at.shape[1]: raise ValueError(f'Rows have {meta.schema.vars} variables, but the statistics are of {self._at.shape[1]}.')
+    "Return the line of statistics for each dataset of a metadataset; -1 for those without rows"
+    if self.names is None:
+        raise ValueError(f'{type(self).__name__} has no statistics yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
+    def make():
         names = self._names_here(meta)
         lines = np.array([self.names.get((self.groups, n), -1) for n in names], np.int64)
-        found = meta.index, self._unseen_lines(meta, names, lines)
-        self._lines = {**dict(list(self._lines.items())[-7:]), id(meta.index): found}
-    return found[1]
+        return self._unseen_lines(meta, names, lines)
+    return _once(self._lines, meta, make)
 
 @patch
-def _measured(self:StandardizeByDataset, meta):
-    "What is known of filled-in values of a metadataset, found out once"
-    if (found := self._facts.get(id(meta.index))) is None:
-        found = meta.index, Measured(meta, bool(self.packed))
-        self._facts = {**dict(list(self._facts.items())[-7:]), id(meta.index): found}
-    return found[1]
-
-@patch
-def _real(self:StandardizeByDataset, x, meta, ids):
-    "Which values of a batch were measured: a mask that fits it, or `None` for all"
-    facts, (ds, rows) = self._measured(meta), meta.index.locate(ids)
-    to = lambda o: torch.from_numpy(o).to(x.device)
-    out = None if facts.every else to(facts.vars[ds])[..., None]
-    if not facts.whole:
-        first, last = (to(o)[:, None, None] for o in facts.span(ds, rows, x.shape[2]))
-        steps = torch.arange(x.shape[2], device=x.device)
-        inside = (steps >= first) & (steps < last)
-        out = inside if out is None else out & inside
-    if not facts.full:
-        at = to(facts.holes[ds])[..., None]
-        hole = (at >= 0) & (torch.take_along_dim(x, at.clamp(0).expand(x.shape), 1) > 0)
-        out = ~hole if out is None else out & ~hole
-    return out
-
-@patch
-def _statistics(self:StandardizeByDataset, x):
-    "The metadataset, centre and width for each row of a batch, `(n, vars, 1)`, and which values they are for"
+def _statistics(self:StandardizeByDataset, x, ids):
+    "Return centre and width for each row of a batch, `(n, vars, 1)`, and a mask of the values they are for"
     if x.ndim != 3: raise ValueError(f'Rows to scale must be (vars, steps), the batch has shape {tuple(x.shape)}.')
-    meta, ds = delivery.lines(len(x))
-    real = self._real(x, meta, delivery.ids)
-    if self.groups == 'row':
-        return meta, *self._of_rows(x if real is None else torch.where(real, x, torch.nan)), real
-    lines = self._lines_of(meta)[ds]
+    if self._at is not None and x.shape[1] != self._at.shape[1]:
+        raise ValueError(f'Rows have {x.shape[1]} variables, but the statistics are of {self._at.shape[1]}.')
+    meta = ids.meta
+    real = _once(self._facts, meta, lambda: Measured(meta, bool(self.packed))).mask(x, ids)
+    if self.groups == 'row': return *self._of_rows(x if real is None else torch.where(real, x, torch.nan)), real
+    lines = torch.from_numpy(self._lines_of(meta)[ids.locate()[0]]).to(x.device)
     if self._at.device != x.device: self._at, self._width = self._at.to(x.device), self._width.to(x.device)
-    lines = torch.from_numpy(lines).to(x.device)
-    return meta, self._at[lines], self._width[lines], real
+    return self._at[lines], self._width[lines], real
 
 @patch
 def _of_rows(self:StandardizeByDataset, x):
-    "Centre and width of each row by itself"
-    ok = ~torch.isnan(x)
+    "Return centre and width of each row by itself"
+    low = torch.where(torch.isnan(x), torch.inf, x).amin(-1, keepdim=True)
     if self.how == 'standard':
-        low = torch.where(ok, x, torch.inf).amin(-1, keepdim=True)
-        up = torch.nanmean(x - low, -1, keepdim=True)
-        at, width = low + up, torch.nanmean((x - low - up)**2, -1, keepdim=True).sqrt()
+        above = x - low
+        up = torch.nanmean(above, -1, keepdim=True)
+        at, width = low + up, torch.nanmean((above - up)**2, -1, keepdim=True).sqrt()
     elif self.how == 'robust':
-        low, at, high = torch.nanquantile(x, torch.tensor([.25, .5, .75], device=x.device), -1, keepdim=True)
-        width = high - low
+        quarters = torch.tensor([.25, .5, .75], device=x.device)
+        lower, at, upper = torch.nanquantile(x, quarters, -1, keepdim=True)
+        width = upper - lower
     else:
-        at = torch.where(ok, x, torch.inf).amin(-1, keepdim=True)
-        width = torch.where(ok, x, -torch.inf).amax(-1, keepdim=True) - at
+        high = torch.where(torch.isnan(x), -torch.inf, x).amax(-1, keepdim=True)
+        at, width = low, high - low
     at = torch.where(torch.isfinite(at), at, 0)
     return at, torch.where(width > 0, width, 1)
 
@@ -432,34 +486,42 @@ def _plain(o): return o.as_subclass(torch.Tensor)
 def _like(new, old): return new if type(old) is torch.Tensor else new.as_subclass(type(old))
 
 @patch
-def _scales_y(self:StandardizeByDataset, b, meta):
-    if len(b) < 2 or self.targets is False or not isinstance(b[1], torch.Tensor): return False
+def _scales_y(self:StandardizeByDataset, x, y, meta):
+    "Return whether targets or predictions are scaled like x"
+    if self.targets is False or not isinstance(y, torch.Tensor): return False
     if self.targets is None: return bool(meta.schema.horizon)
-    if b[1].ndim != 3 or b[1].shape[1] != b[0].shape[1]: raise ValueError(f'targets=True scales targets (rows, vars, steps) like x, but these are {tuple(b[1].shape)}.')
-    return True
+    if y.ndim == 3 and y.shape[1] == x.shape[1]: return True
+    raise ValueError(f'targets=True scales targets (rows, vars, steps) like x, but these are {tuple(y.shape)}.')
 
 def _where(real, new, old): return new if real is None else torch.where(real, new, old)
 
 @patch
-def _encode(self:StandardizeByDataset, b):
+def _encode(self:StandardizeByDataset, b, ids=None):
+    "Return a batch with x, and targets if asked, on the scale of each row's dataset"
+    ids = batch_ids(b, ids, self._meta)
     x = _plain(b[0]).float()
-    meta, at, width, real = self._statistics(x)
-    if self.groups == 'row': self._row = delivery.ids, at, width, real
+    at, width, real = self._statistics(x, ids)
+    if self.groups == 'row': ids.notes[self] = at, width, real
     out = [_like(_where(real, (x - at).div_(width), x), b[0]), *b[1:]]
-    if self._scales_y(b, meta): out[1] = _like((_plain(b[1]) - at[:, :b[1].shape[1]])/width[:, :b[1].shape[1]], b[1])
-    return out
+    if len(b) > 1 and self._scales_y(x, b[1], ids.meta):
+        k = b[1].shape[1]
+        out[1] = _like((_plain(b[1]) - at[:, :k])/width[:, :k], b[1])
+    return carry_ids(out, ids)
 
 @patch
-def _decode(self:StandardizeByDataset, b):
+def _decode(self:StandardizeByDataset, b, ids=None):
+    "Return a batch with x, and targets or predictions, in the units of its rows"
+    ids = batch_ids(b, ids, self._meta)
     x = _plain(b[0])
-    if self.groups == 'row':
-        if self._row is None or len(self._row[0]) != len(x): raise ValueError('Rows scaled by themselves can be put back only right after they were delivered.')
-        meta, (at, width, real) = delivery.meta, (o if o is None else o.to(x.device) for o in self._row[1:])
-    else: meta, at, width, real = self._statistics(x)
+    if self.groups != 'row': at, width, real = self._statistics(x, ids)
+    elif self in ids.notes: at, width, real = (None if o is None else o.to(x.device) for o in ids.notes[self])
+    else: raise ValueError("Rows that were scaled by themselves (groups='row') can be put back only as the whole batch that was delivered.")
     out = [_like(_where(real, x*width + at, x), b[0]), *b[1:]]
-    for k in range(1, len(b)):
-        if self._scales_y([b[0], b[k]], meta): out[k] = _like(_plain(b[k])*width[:, :b[k].shape[1]].to(b[k].device) + at[:, :b[k].shape[1]].to(b[k].device), b[k])
-    return out
+    for i in range(1, len(b)):
+        if not self._scales_y(x, b[i], ids.meta): continue
+        k, device = b[i].shape[1], b[i].device
+        out[i] = _like(_plain(b[i])*width[:, :k].to(device) + at[:, :k].to(device), b[i])
+    return carry_ids(out, ids)
 
 # %% ../../nbs/data/transforms.ipynb #6ad73745
 class DatasetInput(ItemTransform):
@@ -471,14 +533,21 @@ class DatasetInput(ItemTransform):
         unknown:float=.1, # In training, so many rows are passed off as of an unknown dataset (its covariates as average)
     ):
         if not 0 <= unknown < 1: raise ValueError(f'unknown={unknown} must be a share from 0 to below 1.')
-        if groups is not None and covariates is not None: raise ValueError('Give groups or covariates, not both; two DatasetInputs can follow each other.')
-        self.groups, self.covariates, self.unknown = groups, None if covariates is None else list(covariates), unknown
+        if groups is not None and covariates is not None:
+            raise ValueError('Give groups or covariates, not both; two DatasetInputs can follow each other.')
+        self.groups, self.unknown = groups, unknown
+        self.covariates = None if covariates is None else list(covariates)
         self.names, self.mean, self.std, self._cache = None, None, None, None
         super().__init__()
 
+    @property
+    def fitted(self):
+        "Whether it knows the datasets that are trained on"
+        return self.names is not None or self.mean is not None
+
     def setups(self, dl):
         meta = getattr(dl, 'dataset', None)
-        if self.names is None and self.mean is None and isinstance(meta, TSMetaDataset) and len(meta): self.fit(meta)
+        if not self.fitted and isinstance(meta, TSMetaDataset) and len(meta): self.fit(meta)
 
     def fit(self,
         meta:TSMetaDataset, # The rows that are trained on
@@ -486,7 +555,8 @@ class DatasetInput(ItemTransform):
         "Number the datasets that are trained on, or take mean and spread of what is known about them"
         here = meta.lens > 0
         if self.covariates is None:
-            self.names = {n: k+1 for k, n in enumerate(dict.fromkeys(n for n, h in zip(group_names(meta, self.groups), here) if h))}
+            names = [n for n, has_rows in zip(group_names(meta, self.groups), here) if has_rows]
+            self.names = {n: k+1 for k, n in enumerate(dict.fromkeys(names))}
         else:
             values = self._values(meta)[here]
             self.mean, std = np.nanmean(values, 0), np.nanstd(values, 0)
@@ -494,10 +564,12 @@ class DatasetInput(ItemTransform):
         return self
 
     def _values(self, meta):
+        "Return the covariates of each dataset, or an error about the column that is no number"
         if meta.info is None: raise ValueError(f'covariates={self.covariates} are columns of info, which this metadataset lacks.')
-        if lost := [c for c in self.covariates if c not in meta.info]: raise ValueError(f'info has no column {lost[0]!r}; it has {", ".join(map(str, meta.info.columns))}.')
-        odd = [c for c in self.covariates if meta.info[c].dtype.kind not in 'fiub']
-        if odd: raise ValueError(f'The column {odd[0]!r} of info is {meta.info[odd[0]].dtype}, not numbers. groups={odd[0]!r} numbers its values.')
+        for c in self.covariates:
+            if c not in meta.info: raise ValueError(f'info has no column {c!r}; it has {", ".join(map(str, meta.info.columns))}.')
+            dtype = meta.info[c].dtype
+            if dtype.kind not in 'fiub': raise ValueError(f'The column {c!r} of info is {dtype}, not numbers. groups={c!r} numbers its values.')
         return meta.info[self.covariates].to_numpy(np.float64)
 
     @property
@@ -506,22 +578,25 @@ class DatasetInput(ItemTransform):
         return len(self.names) + 1 if self.covariates is None else len(self.covariates)
 
     def _facts(self, meta):
-        "One number, or one line of covariates, per dataset"
-        if self._cache is None or self._cache[0] is not meta.names:
-            if self.covariates is not None: facts = torch.from_numpy(np.nan_to_num((self._values(meta) - self.mean)/self.std).astype(np.float32))
-            else:
-                known = self.groups is None or meta.info is not None and self.groups in meta.info
-                facts = torch.tensor([self.names.get(n, 0) for n in group_names(meta, self.groups)] if known else [0]*len(meta.names))
-            self._cache = meta.names, facts
+        "Return one number, or one line of covariates, per dataset"
+        if self._cache is None or self._cache[0] is not meta.names: self._cache = meta.names, self._look_up(meta)
         return self._cache[1]
 
-    def encodes(self, b):
-        if self.names is None and self.mean is None: raise ValueError('DatasetInput knows no datasets yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
-        x = b[0][0] if isinstance(b[0], tuple) else b[0]
-        meta, ds = delivery.lines(len(x))
-        facts = self._facts(meta)[torch.from_numpy(ds)]
-        if meta.split_idx == 0 and self.unknown: facts[torch.rand(len(facts)) < self.unknown] = 0
-        return [(*(b[0] if isinstance(b[0], tuple) else b[:1]), facts.to(x.device)), *b[1:]]
+    def _look_up(self, meta):
+        if self.covariates is not None:
+            return torch.from_numpy(np.nan_to_num((self._values(meta) - self.mean)/self.std).astype(np.float32))
+        if self.groups is not None and (meta.info is None or self.groups not in meta.info): return torch.zeros(len(meta.names), dtype=torch.long)
+        return torch.tensor([self.names.get(n, 0) for n in group_names(meta, self.groups)])
+
+    def encodes(self, b, ids=None):
+        if not self.fitted:
+            raise ValueError('DatasetInput knows no datasets yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
+        x, ids = first_tensor(b), batch_ids(b, ids)
+        facts = self._facts(ids.meta)[torch.from_numpy(ids.locate()[0])]
+        if ids.meta.split_idx == 0 and self.unknown: facts[torch.rand(len(facts)) < self.unknown] = 0
+        inputs = b[0] if isinstance(b[0], tuple) else (b[0],)
+        return [(*inputs, facts.to(x.device)), *b[1:]]
+
     def decodes(self, b): return [b[0][0], *b[1:]] if isinstance(b[0], tuple) else b
     def __getstate__(self): return {**self.__dict__, '_cache': None}
     def __repr__(self):

@@ -117,7 +117,7 @@ def row_prints(
     ds, # A metadataset or a part of one
 )->dict: # name → 16 hex digits
     "Hash the datasets, and the rows of this part"
-    return dict(datasets=digest(ds.index.lens.tobytes(), *ds.names), rows=digest(b'all') if ds._view is None else _view_print(ds._view))
+    return dict(datasets=digest(ds.index.lens.tobytes(), *ds.names), rows=digest(b'all') if ds.selection is None else _view_print(ds.selection))
 
 def check_ranks(
     rows:str, # Hash of the rows that this process starts from

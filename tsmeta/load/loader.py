@@ -22,6 +22,7 @@ from ..splits.index import digest
 from ..batches.permutation import perm_keys, permute
 from ..data.dataset import TSMetaDataset
 from ..data.datasets import TSMetaDatasets
+from ..data.ids import carry_ids, transform_batch
 from ..data.show import ShowRows
 from .distributed import process_rank, ranked, row_prints, Sharded
 from .reading import BadRows, BatchTask, is_random, keyed, Reader, ReadsAhead
@@ -63,7 +64,7 @@ class TSMetaDataLoader(Planned, ClassBalance, Sharded, BadRows, ReadsAhead, Show
         rng = random.getstate()
         try: TfmdDL.__init__(self, self.dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, num_workers=num_workers, do_setup=do_setup, **kwargs)
         finally: random.setstate(rng)
-        self._ids, self.dataset._last = None, None
+        self._ids = self.dataset.deliver(None)
         self._check_place()
 
     def _begin(self, dataset, seed, ours):
@@ -105,7 +106,7 @@ def _one_pass(self:TSMetaDataLoader):
 @patch
 def __getstate__(self:TSMetaDataLoader):
     "Types depend on whether tsai is loaded, and ranks on the process, so they stay behind and are found anew; so do workers"
-    return {k: v for k, v in self.__dict__.items() if k not in ('_types', '_place')} | dict(_kept=None, _seen=None, _asked=None)
+    return {k: v for k, v in self.__dict__.items() if k not in ('_types', '_place')} | dict(_kept=None, selected=None)
 
 @patch
 def __setstate__(self:TSMetaDataLoader, state): self.__dict__.update(state, _place=process_rank())
@@ -124,16 +125,12 @@ def _custom_order(self:TSMetaDataLoader):
 
 @patch
 def _deliver(self:TSMetaDataLoader, ids, b, *key):
-    "Say which rows a batch is made of, then run the transforms: random ones keyed by (seed, epoch, batch, rank), if there is a seed"
-    self._ids = self.dataset._last = ids
+    "Return a batch that carries its ids, after its transforms: random ones keyed by (seed, epoch, batch, rank), if there is a seed"
+    self._ids, rows = ids, self.dataset.deliver(ids)
     if self.device is not None and self.device.type != 'cpu': b = to_device(b, self.device)
     tfms = getattr(self.after_batch, 'fs', [self.after_batch])
-    if len(tfms):
-        if self._given is None or not any(map(is_random, tfms)): b = self.after_batch(b)
-        else:
-            with keyed(self._given, *key): b = self.after_batch(b)
-    self._saw(b)
-    return b
+    if self._given is None or not any(map(is_random, tfms)): return transform_batch(self.after_batch, b, rows)
+    with keyed(self._given, *key): return transform_batch(self.after_batch, b, rows)
 
 @patch
 def _deliver_task(self:TSMetaDataLoader, task, b):
@@ -144,7 +141,7 @@ def _deliver_task(self:TSMetaDataLoader, task, b):
 @patch
 def _ids_of(self:TSMetaDataLoader, order, plan, epoch, start, ahead=32):
     "Global ids of the batches from `start` on, worked out a few batches at a time"
-    view, n = self.dataset._view, len(plan)
+    view, n = self.dataset.selection, len(plan)
     for i in range(start, n, ahead):
         parts = plan.many(epoch, i, min(i+ahead, n))
         if order is not None: parts = [order[places] for places in parts]
@@ -264,11 +261,11 @@ def sample(self:TSMetaDataLoader):
 @patch
 def create_batches(self:TSMetaDataLoader, samps):
     "Typed batches of these positions, as they are before the batch transforms"
-    view, samps = self.dataset._view, np.asarray(samps, np.int64)
+    view, samps = self.dataset.selection, np.asarray(samps, np.int64)
     for k in range(0, len(samps), self.bs):
         ids = samps[k:k+self.bs] if view is None else view.ids(samps[k:k+self.bs])
-        self._ids = self.dataset._last = ids
-        yield self._reader()(BatchTask(self._coming(), k, ids))[0]
+        self._ids = ids
+        yield carry_ids(self._reader()(BatchTask(self._coming(), k, ids))[0], self.dataset.deliver(ids))
 
 # %% ../../nbs/load/loader.ipynb #e8453cae
 @patch

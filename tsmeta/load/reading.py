@@ -9,7 +9,7 @@ __all__ = ['ON_BAD', 'keyed', 'is_random', 'BatchTask', 'name_rows', 'located_er
            'describe_task', 'Workers', 'ReadsAhead']
 
 # %% ../../nbs/load/reading.ipynb #58dc9638
-import copy, random, torch, weakref
+import random, torch, weakref
 import numpy as np, pandas as pd
 from collections import deque
 from fastai.data.load import fa_collate
@@ -208,9 +208,7 @@ def _run(self:Reader, stage, what, ids, *key):
 @patch
 def __getstate__(self:Reader):
     "Readers travel without the list of rows of a part: tasks say which rows"
-    ds = copy.copy(self.ds)
-    ds._view, ds._last = None, None
-    return {**self.__dict__, 'ds': ds}
+    return {**self.__dict__, 'ds': self.ds.whole}
 
 # %% ../../nbs/load/reading.ipynb #878459dc
 def _to_array(o):

@@ -69,7 +69,7 @@ def _place(ids, starts, guess, shift, free, out):
     return ordered
 
 def _by_dataset(ds):
-    view, i = ds._view, ds.index
+    view, i = ds.selection, ds.index
     if view.ranges is not None and (np.diff(i.locate((view.ranges - [0, 1]).ravel())[0]) >= 0).all(): return None
     ids, out = view.ids(), np.empty(len(view), np.int64)
     return None if _place(ids, i.starts, i.guess, i.shift, np.cumsum(ds.lens) - ds.lens, out) else out
@@ -80,9 +80,9 @@ def rows_by_dataset(
     ds:TSMetaDataset, # The set whose rows are loaded
 ): # int64 positions, or `None` if the set holds the rows of one dataset after those of another already
     "Where in a set the rows of each dataset stand, dataset by dataset"
-    if ds._view is None: return None
-    if _places.get(ds._view, (None,))[0] is not ds.index: _places[ds._view] = ds.index, _by_dataset(ds)
-    return _places[ds._view][1]
+    if ds.selection is None: return None
+    if _places.get(ds.selection, (None,))[0] is not ds.index: _places[ds.selection] = ds.index, _by_dataset(ds)
+    return _places[ds.selection][1]
 
 def bucket_keys(
     ds:TSMetaDataset, # The set whose rows are loaded
@@ -115,7 +115,7 @@ def run_plan(
 )->RunPlan: # Over places in that order
     "Cut an order that is given into batches whose datasets have one key"
     keys = bucket_keys(ds, batching)
-    if len(keys) != len(ds.lens) or order is None and (ds._view is None or rows_by_dataset(ds) is None): return RunPlan(ds.lens, keys, bs)
+    if len(keys) != len(ds.lens) or order is None and (ds.selection is None or rows_by_dataset(ds) is None): return RunPlan(ds.lens, keys, bs)
     of = np.unique(keys, return_inverse=True)[1][ds.index.locate(ds.ids(order))[0]]
     ends = np.flatnonzero(np.r_[of[1:] != of[:-1], True]) + 1
     return RunPlan(np.diff(ends, prepend=0), of[ends-1], bs)

@@ -20,6 +20,7 @@ from itertools import islice
 # %% ../../nbs/load/stream_loader.ipynb #8e2f2982
 from ..splits.index import digest, View
 from ..data.dataset import TSMetaDataset
+from ..data.ids import transform_batch
 from .distributed import process_rank, ranked, row_prints, Sharded
 from .feed import PlanFeed, UID
 from .loader import TSMetaDataLoader, TSMetaDataLoaders
@@ -40,7 +41,7 @@ class LoaderFeed(PlanFeed):
     "Read what a loader delivers to its process, without its transforms"
     def __init__(self, dl:TSMetaDataLoader):
         ds, plan, self.dl, self.deal = dl.dataset, dl.plan, dl, dl.deal
-        super().__init__(plan, _Fetch(ds), View(slice(None), len(ds.index)) if ds._view is None else ds._view, ds.index, ds.names, self.deal.rank)
+        super().__init__(plan, _Fetch(ds), View(slice(None), len(ds.index)) if ds.selection is None else ds.selection, ds.index, ds.names, self.deal.rank)
         self.rows, self._print, self._cuts = self.deal.own(plan.sizes()), None, (None,)*3
         self.rests = any(self.deal._even(n)[1] for n in plan.sizes())
         self.bs = None if plan.uneven or self.rests else plan.bs//self.deal.world_size
@@ -166,10 +167,11 @@ class TSStreamLoader(Sharded, TfmdDL):
             self._tell(self._checked(b), told and next(told))
             self._crop = key
             out = to_device(typed(np.ascontiguousarray(b['x'], dtype=np.float32), y if (y := b.get('y')) is None or hasattr(y, 'shape') else np.asarray(y)), self.device)
-            if not any(map(is_random, getattr(self.after_batch, 'fs', [self.after_batch]))): out = self.after_batch(out)
+            rows = self.dataset.deliver(self._ids)
+            if not any(map(is_random, getattr(self.after_batch, 'fs', [self.after_batch]))): out = transform_batch(self.after_batch, out, rows)
             else:
                 rank, world = self._place
-                with keyed(self.stream.seed, epoch, n, *([world if self._shared else rank] if world > 1 else [])): out = self.after_batch(out)
+                with keyed(self.stream.seed, epoch, n, *([world if self._shared else rank] if world > 1 else [])): out = transform_batch(self.after_batch, out, rows)
             yield out
         self.after_iter()
 
@@ -209,7 +211,7 @@ def _join_ranks(self:TSStreamLoader):
 @patch
 def _tell(self:TSStreamLoader, b, told):
     "Note which rows a batch is made of, and those of all processes"
-    self._ids = self.dataset._last = np.asarray(b[UID])
+    self._ids = np.asarray(b[UID])
     self._all_ids, self._shared, self._sized = None, False, False
     if told is None: return
     own, self._all_ids, self._shared = told

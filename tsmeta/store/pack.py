@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from pathlib import Path
 
 # %% ../../nbs/store/pack.ipynb #afb91b3b
-from ..sources.policies import policies_to_json
 from ..sources.recordings import Clock, one_kind
 from ..splits.index import to_ranges
 from ..splits.splits import as_splits
@@ -267,11 +266,10 @@ def _plain(o):
     return o
 
 def _schema(s):
-    vocab = None if s.vocab is None else [_plain(v) for v in s.vocab]
-    out = dict(vars=s.vars, len=s.len, kind=s.kind, y_shape=list(s.y_shape), vocab=vocab)
-    out |= dict(horizon=s.horizon, labels=s.labels, var_names=s.var_names)
-    if s.policies: out['policies'] = policies_to_json(s.policies)
-    return out
+    "Return a schema as JSON can hold it; the parts of the store say how numbers are stored"
+    out = s.to_dict()
+    if out['vocab'] is not None: out['vocab'] = [_plain(v) for v in s.vocab]
+    return {k: v for k, v in out.items() if k != 'dtypes' and (k != 'policies' or v)}
 
 # %% ../../nbs/store/pack.ipynb #64c9b255
 _FACTS = 'version', 'datasets', 'rows', 'shape', 'names', 'vocab', 'labels', 'splits'

@@ -20,7 +20,7 @@ from fastcore.basics import patch
 # %% ../../nbs/train/callbacks.ipynb #31957e6a
 from ..sources.targets import some
 from ..splits.index import Index
-from ..data.dataset import delivery
+from ..data.ids import batch_ids
 from ..load.distributed import sum_over_ranks
 from ..load.loader import TSMetaDataLoader
 from ..load.stream_loader import TSStreamLoader
@@ -372,8 +372,8 @@ class OwnLabels(Callback):
 
     def after_pred(self):
         if self.table is None: return
-        meta, ds = delivery.lines(len(self.learn.pred))
-        allowed = self._table_of(meta)[torch.from_numpy(ds)].to(self.learn.pred.device)
+        ids = batch_ids(self.learn.xb)
+        allowed = self._table_of(ids.meta)[torch.from_numpy(ids.locate()[0])].to(self.learn.pred.device)
         if self.learn.pred.ndim > 2: allowed = allowed.reshape(*allowed.shape, *[1]*(self.learn.pred.ndim - 2))
         self.learn.pred = self.learn.pred.masked_fill(~allowed, self.fill)
 

@@ -12,6 +12,7 @@ __all__ = ['ARCHS', 'TRANSFORMS', 'LOSSES', 'register_arch', 'register_transform
 # %% ../../nbs/train/export.ipynb #1b0242fa
 import hashlib, importlib, inspect, json, numpy as np, os, re, shutil, sys, tempfile, torch
 from contextlib import contextmanager
+from dataclasses import replace
 from fastai.learner import Learner
 from fastai.losses import BaseLoss
 from fastcore.basics import listify, patch
@@ -24,7 +25,7 @@ from types import SimpleNamespace
 # %% ../../nbs/train/export.ipynb #1b0242fb
 from ..data.codec import pack, unpack
 from ..data.dataset import RowTfm, TSMetaDataset
-from ..data.schema import _read_schema, _schema
+from ..data.schema import Schema
 from ..data.transforms import WithDataset
 from ..load.loader import TSMetaDataLoader, TSMetaDataLoaders
 from .callbacks import OwnLabels
@@ -427,7 +428,7 @@ def export_safe(self:Learner,
     _check_same(self, spec, weights)
     tfms, left = _tfms(self, tensors)
     facts = dict(
-        format=FORMAT, version=1, arch=spec, schema=_schema(self.dls.train.dataset.schema),
+        format=FORMAT, version=1, arch=spec, schema=self.dls.train.dataset.schema.to_dict(),
             loss=describe_loss(self.loss_func, tensors), transforms=tfms,
         training_transforms_left_out=left, seed=self.dls.train.given_seed, split=_split(self.dls),
             bs=self.dls.valid.bs, versions=_versions())
@@ -528,10 +529,8 @@ def _build_pipelines(facts, tensors):
 def _loaders(facts, schema, pipes, device):
     "Return loaders without rows, with the transforms of validation"
     rows = pipes.pop('row', [])
-    schema.x_tfm = RowTfm(rows) if rows else None
-    proto = TSMetaDataset.__new__(TSMetaDataset)
-    proto.schema = schema
-    empty = TSMetaDataset.new_empty(proto)
+    if rows: schema = replace(schema, x_tfm=RowTfm(rows))
+    empty = TSMetaDataset.of_schema(schema)
     tfms = {k: v for k, v in pipes.items() if v}
     dls = [TSMetaDataLoader(empty.part([], i), bs=facts['bs'], seed=facts['seed'], do_setup=False, device=device,
         **tfms) for i in range(2)]
@@ -555,7 +554,7 @@ def load_safe(
     architecture before it takes memory"""
     facts, device = read_safe(folder, digest), torch.device(device)
     weights, tensors = _tensors(folder, facts)
-    with _naming('schema'): schema = _read_schema(facts['schema'])
+    with _naming('schema'): schema = Schema.from_dict(facts['schema'])
     with _naming('arch'): model = _rebuild(facts['arch'], weights).to(device)
     with _naming('loss'): loss_func = build_loss(facts['loss'], tensors)
     pipes, cbs = _build_pipelines(facts, tensors), listify(kwargs.pop('cbs', None))
