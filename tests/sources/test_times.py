@@ -137,7 +137,7 @@ def test_no_window_of_a_recording_with_gaps_is_left_to_the_general_path(tmp_path
     ids, gather = meta.ids(), meta.gather
     want = gather(ids)
     stretches = sum(1 + int((np.diff(t) > 2).sum()) for t in times)
-    assert len(gather.table.rows) == len(gather.table.index.lens) == stretches > 5
+    assert len(gather.table.lines) == len(gather.table.index.lens) == stretches > 5
     def refuse(*args): raise AssertionError('rows were left')
     monkeypatch.setattr(Gather, '_copy_left', refuse)
     for a, b in zip(want, gather(ids)): assert np.array_equal(a, b)

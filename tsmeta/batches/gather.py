@@ -12,16 +12,17 @@ import os, threading
 import numpy as np
 from collections import OrderedDict
 from fastcore.basics import patch
+from itertools import islice
 
 # %% ../../nbs/batches/gather.ipynb #7fdd07e6
 from ..sources.align import each_steps, Framed, SIDES
 from ..sources.base import file_limit
 from ..sources.recordings import Timed
 from ..splits.index import HAS_NUMBA, Index
-from .kernel import copy_rows, FRAMES, kind_of, RAGGED, ROWS, TARGETS
+from .kernel import copy_rows, FRAME, INT64, kind_of, LINE, RAGGED, TARGET
 from .permutation import keyed_numbers
 
-# %% ../../nbs/batches/gather.ipynb #944f51ba
+# %% ../../nbs/batches/gather.ipynb #85cb67f1
 def _aligned(n, dtype):
     "Return `n` empty lines of a table that begin where a line of the processor's cache does"
     raw = np.zeros(n*dtype.itemsize + 64, np.uint8)
@@ -39,32 +40,67 @@ def _three_axes(y):
     if y.ndim == 2: return y[:, None]
     return y
 
-def _point(lines, view, begin=0, step=1):
-    "Write where rows are that begin at row `begin` of an array `(rows, vars, steps)`, `step` of its rows apart"
-    lines['address'] = view.__array_interface__['data'][0] + begin*view.strides[0]
-    lines['row_stride'] = step*view.strides[0]
-    lines['var_stride'], lines['step_stride'] = view.strides[1:]
+def _address(view): return view.__array_interface__['data'][0]
 
 class RowTable:
     "Where the rows of all datasets are in memory, as the compiled loop wants to know it"
     def __init__(self,
         lens, # Rows of each line
         n_vars:int, # Variables of a row of the batch
-        has_targets:bool, # Are targets copied, too?
+        y_shape=None, # Shape of a target; `None` if there are none
     ):
-        self.index = Index(lens)
-        self.rows = _aligned(len(self.index.lens), ROWS)
-        self.targets = _aligned(len(self.index.lens)*has_targets, TARGETS)
-        self.frames, self.variables = np.zeros(1, FRAMES), np.arange(n_vars)[None]
+        self.index, self.y_axes = Index(lens), (1, 1, *(y_shape or ()))[-2:]
+        n, several = len(self.index.lens), y_shape is not None and int(np.prod(y_shape)) > 1
+        self.lines, self.targets = _aligned(n, LINE), np.zeros(n*several, TARGET)
+        if y_shape is None: self.lines['target_kind'] = INT64
+        self.frames, self.variables = np.zeros(1, FRAME), np.arange(n_vars)[None]
         self.frames['nan'] = np.nan
         self._numbers = {}
+
+    def point_rows(self,
+        at, # Which lines: a number or a slice
+        x, # `(rows, vars, steps)`
+        begin=0, # Row of `x` that is the first; one for each line
+        step=1, # From one row to the next
+    ):
+        "Write where rows are; the kind comes last, as other threads read a line as soon as it has one"
+        lines, stride, last = self.lines[at], x.strides[0], begin + step*(self.index.lens[at] - 1)
+        lines['address'], lines['row_stride'] = _address(x) + begin*stride, step*stride
+        lines['var_stride'], lines['step_stride'] = x.strides[1:]
+        lines['n_vars'], lines['n_steps'] = x.shape[1:]
+        lines['kind'] = kind_of(x.dtype)*(last < len(x))
+
+    def point_ragged(self,
+        at, # Which lines
+        addresses, # Address and number of steps of each row
+        n_vars:int, # Variables of each row
+        dtype, # Of the numbers
+    ):
+        "Write where rows of different lengths are"
+        lines = self.lines[at]
+        lines['address'], lines['row_stride'] = _address(addresses), addresses.strides[0]
+        lines['var_stride'], lines['step_stride'] = 0, dtype.itemsize
+        lines['n_vars'], lines['n_steps'] = n_vars, RAGGED
+        lines['kind'] = kind_of(dtype)
+
+    def point_targets(self,
+        at, # Which lines
+        y, # `(rows, …)`
+        begin=0, # As for rows
+        step=1, # As for rows
+    ):
+        "Write where targets are"
+        lines, stride, last = self.lines[at], y.strides[0], begin + step*(self.index.lens[at] - 1)
+        lines['target'], lines['target_stride'] = _address(y) + begin*stride, step*stride
+        if len(self.targets): self.targets[at] = _three_axes(y).strides[1:]
+        lines['target_kind'] = kind_of(y.dtype)*(last < len(y))
 
     def frame_number(self,
         src:Framed, # A source whose rows are in a frame
     )->int: # 1 or more
         "Return the number of the frame of a source, which is written down unless it is known"
         nan = np.nan if src.nan is None else src.nan
-        frame = np.array([(SIDES.index(src.side), src.fill, nan, src.absent)], FRAMES)
+        frame = np.array([(SIDES.index(src.side), src.fill, nan, src.absent)], FRAME)
         key = frame.tobytes() + src.variables.tobytes()
         if key not in self._numbers:
             n = len(self._numbers) + 1
@@ -76,11 +112,11 @@ class RowTable:
     @property
     def nbytes(self):
         "Bytes held by the lines of all datasets"
-        return self.rows.nbytes + self.targets.nbytes
+        return self.lines.nbytes + self.targets.nbytes
 
-    def __repr__(self): return f'RowTable: {len(self.rows):,} lines, {len(self._numbers):,} frames'
+    def __repr__(self): return f'RowTable: {len(self.lines):,} lines, {len(self._numbers):,} frames'
 
-# %% ../../nbs/batches/gather.ipynb #b980c52e
+# %% ../../nbs/batches/gather.ipynb #135855d2
 def _has_layout(sources): return hasattr(sources, 'layout')
 
 def _open_limit(sources):
@@ -120,16 +156,14 @@ class OpenDatasets:
 
     def superfluous(self, made):
         "Return the datasets to close, those opened first, before one is opened that makes so many bytes"
-        out = list(self.lazy)[:max(0, len(self.lazy) + 1 - self.max_open)]
-        too_many = self.made + made - self.max_bytes if made else 0
-        for d, n in self.lazy.items():
-            if d in out: too_many -= n
-            elif n and too_many > 0: out, too_many = [*out, d], too_many - n
+        out = list(islice(self.lazy, max(0, len(self.lazy) + 1 - self.max_open)))
+        if not made: return out
+        too_many = self.made + made - self.max_bytes - sum(self.lazy[d] for d in out)
+        for d, size in islice(self.lazy.items(), len(out), None):
+            if too_many <= 0: break
+            if size: out.append(d)
+            too_many -= size
         return out
-
-    def put(self, d, x, y, needs=()):
-        "Take in what dataset `d` shows"
-        self.views[d] = x, y, needs
 
     def drop(self, d):
         "Forget what dataset `d` shows; it is kept until nobody reads it who began before"
@@ -176,16 +210,13 @@ class Gather:
         n_vars, n_steps = self.shape
         return f'Gather: {len(self.index):,} rows of {n_vars} x {n_steps} from {len(self.sources):,} datasets'
 
-# %% ../../nbs/batches/gather.ipynb #8ec04b71
-@patch
-def _new_table(self:Gather, lens): return RowTable(lens, self.shape[0], self.y_shape is not None)
-
+# %% ../../nbs/batches/gather.ipynb #263076d4
 @patch
 def _build(self:Gather):
     "Make the table with a line per dataset or, where recordings have gaps, per stretch without one"
     counts = [[n] if gaps is None else gaps.counts for n, gaps in zip(self.index.lens, map(_gapped, self.sources))]
     self.first_line = np.cumsum([0, *map(len, counts)])
-    self.table = self._new_table(np.concatenate(counts) if counts else [])
+    self.table = RowTable(np.concatenate(counts), self.shape[0], self.y_shape)
     for d, src in enumerate(self.sources):
         if not src.lazy: self._register(d, *src.open())
 
@@ -193,68 +224,53 @@ def _build(self:Gather):
 def _fill(self:Gather):
     "Make the table from the addresses and strides of all datasets"
     layout, labels = self.sources.layout(), None
-    x, y = layout['x'], layout['y']
     if self.targets is not None: labels = self.targets.layout()
     self.opened.views['layout'] = layout, labels
-    lens = x.get('lens', self.index.lens)
-    self.first_line, self.table = None, self._new_table(lens)
-    for lines, at in ((self.table.rows, x), (self.table.targets, y or labels)):
-        if at is None: continue
-        lines['address'], lines['kind'] = at['address'], np.array([kind_of(t) for t in at['dtypes']])[at['code']]
-        lines['row_stride'], lines['var_stride'], lines['step_stride'] = at['strides'].T
-    rows = self.table.rows
-    rows['n_rows'], rows['n_vars'], rows['n_steps'] = lens, *self.shape
+    x, y = layout['x'], layout['y'] or labels
+    self.first_line, self.table = None, RowTable(x.get('lens', self.index.lens), self.shape[0], self.y_shape)
+    lines, targets = self.table.lines, self.table.targets
+    kinds = lambda at: np.array([kind_of(t) for t in at['dtypes']])[at['code']]
+    lines['n_vars'], lines['n_steps'] = self.shape
+    lines['address'], lines['kind'] = x['address'], kinds(x)
+    lines['row_stride'], lines['var_stride'], lines['step_stride'] = x['strides'].T
+    if y is None: return
+    lines['target'], lines['target_kind'], lines['target_stride'] = y['address'], kinds(y), y['strides'][:, 0]
+    if len(targets): targets['var_stride'], targets['step_stride'] = y['strides'][:, 1:].T
 
-# %% ../../nbs/batches/gather.ipynb #62269e3e
+# %% ../../nbs/batches/gather.ipynb #eb8d111a
+@patch
+def _lines_of(self:Gather, d):
+    "Return the number of the line of dataset `d`, or a slice where it has several or none"
+    first, stop = self.first_line[d:d+2].tolist()
+    return first if stop - first == 1 else slice(first, stop)
+
 @patch
 def _register(self:Gather, d, x, y, needs=None):
     "Take in what dataset `d` shows and write its lines of the table"
-    src, shown = self.sources[d], x
-    gaps, begin, step = _gapped(src), 0, 1
-    framed, addresses = x is None and isinstance(src, Framed), None
+    src, gaps, addresses = self.sources[d], _gapped(self.sources[d]), None
+    framed = x is None and isinstance(src, Framed)
     if y is None and self.targets is not None: y = self.targets[d]
-    after, y_begin, y_step = y, 0, 1
+    rows, after, where, y_where = x, y, (0, 1), (0, 1)
     if gaps is not None:
-        x, after = src.every()
-        begin, step = gaps.begin, gaps.stride
-        y_begin, y_step = begin, step
-        if self.targets is not None: after, y_begin, y_step = y, gaps.first, 1
-    elif framed: x, addresses = src.core()
-    self.opened.put(d, shown, y, (x, after, addresses, needs))
+        rows, after = src.every()
+        where = y_where = gaps.begin, gaps.stride
+        if self.targets is not None: after, y_where = y, (gaps.first, 1)
+    elif framed: rows, addresses = src.core()
+    self.opened.views[d] = x, y, rows, after, addresses, needs
     if self.first_line is None: return
-    at = slice(*self.first_line[d:d+2])
-    if after is not None: self._register_targets(self.table.targets[at], _three_axes(after), y_begin, y_step)
-    rows = self.table.rows[at]
-    if framed: rows['frame'] = self.table.frame_number(src)
-    if x is not None: self._register_rows(rows, x, gaps, begin, step)
-    elif addresses is not None: self._register_ragged(rows, src, addresses)
-
-@patch
-def _register_targets(self:Gather, lines, y, begin, step):
-    _point(lines, y, begin, step)
-    lines['kind'] = kind_of(y.dtype)
-
-@patch
-def _register_rows(self:Gather, lines, x, gaps, begin, step):
-    "Write the lines of rows that an array shows, one of each stretch where there are gaps"
-    _point(lines, x, begin, step)
-    lines['n_rows'], lines['n_vars'], lines['n_steps'] = x.shape
-    if gaps is not None: lines['n_rows'] = np.clip((len(x) - 1 - begin)//step + 1, 0, gaps.counts)
-    lines['kind'] = kind_of(x.dtype)
-
-@patch
-def _register_ragged(self:Gather, lines, src, addresses):
-    "Write the line of rows that each have an address and a number of steps"
-    dtype = src.src.dtype
-    lines['address'], lines['row_stride'] = addresses.__array_interface__['data'][0], addresses.strides[0]
-    lines['var_stride'], lines['step_stride'] = 0, dtype.itemsize
-    lines['n_rows'], lines['n_vars'], lines['n_steps'] = len(src), src.src.shape[0], RAGGED
-    lines['kind'] = kind_of(dtype)
+    at, table = self._lines_of(d), self.table
+    if after is not None: table.point_targets(at, after, *y_where)
+    if framed: table.lines['frame'][at] = table.frame_number(src)
+    if rows is not None: table.point_rows(at, rows, *where)
+    elif addresses is not None: table.point_ragged(at, addresses, src.src.shape[0], src.src.dtype)
 
 # %% ../../nbs/batches/gather.ipynb #96b800b8
+_INT64 = np.dtype('int64')
+_NO_FLOAT, _NO_INT, _NO_KEY = np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.int64), np.uint64(0)
+
 def _checked_ids(ids):
     "Return global ids as the one kind of array that the loop is compiled for"
-    if type(ids) is np.ndarray and ids.dtype == np.int64 and ids.ndim == 1 and ids.flags.carray: return ids
+    if type(ids) is np.ndarray and ids.dtype is _INT64 and ids.ndim == 1 and ids.flags.carray: return ids
     ids = np.asarray(ids)
     kind = ids.dtype.kind
     if ids.ndim != 1: raise IndexError(f'Global ids must be a one-dimensional array, got one of shape {ids.shape}.')
@@ -265,37 +281,30 @@ def _checked_ids(ids):
         raise IndexError(f'Asked for global id {ids.max():,}, beyond int64: was it negative before it became unsigned?')
     return np.array(ids, np.int64)
 
-_NO_FLOAT, _NO_INT, _NO_KEY = np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.int64), np.uint64(0)
-
 @patch
 def __call__(self:Gather,
     ids, # Global ids: integers; an int64 array is taken as it is
     key:int=None, # Decides with the id where rows are cropped at random; in the middle if `None`
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
     "Copy the rows with these ids, in the order asked"
-    ids, table, opened, closed = _checked_ids(ids), self.table, self.opened, self.opened.closed
-    n, crop, y, y_float, y_int = len(ids), self.chance and key is not None, None, _NO_FLOAT, _NO_INT
-    x = np.empty((n, self.shape[0], self._steps_of(ids)), np.float32)
-    if self.y_shape is not None: y = np.empty((n, *(1, 1, *self.y_shape)[-2:]), self.y_dtype)
-    if self.y_dtype == np.int64: y_int = y
+    ids, table, closed = _checked_ids(ids), self.table, self.opened.closed # what is closed now stays for this call
+    n, steps, y, crop = len(ids), self.shape[1], None, self.chance and key is not None
+    if self.own_steps is not None and n: steps = int(self.own_steps[self.index.locate(ids)[0]].max())
+    x, y_float, y_int = np.empty((n, self.shape[0], steps), np.float32), _NO_FLOAT, _NO_INT
+    if self.y_shape is not None: y = np.empty((n, *table.y_axes), self.y_dtype)
+    if self.y_dtype is _INT64: y_int = y
     elif y is not None: y_float = y
-    left = np.arange(n)
+    left, n_left = np.empty(n, np.int64), n
     if HAS_NUMBA:
-        index, key = table.index, np.uint64(key) if crop else _NO_KEY
-        n_left = copy_rows(ids, index.starts, index.guess, index.shift, table.rows, table.targets,
-                           table.frames, table.variables, key, crop, x, y_float, y_int, left)
-    else: n_left = n
+        index, number = table.index, np.uint64(key) if crop else _NO_KEY
+        n_left = copy_rows(ids, index.starts, index.guess, index.shift, table.lines, table.targets,
+                           table.frames, table.variables, number, crop, x, y_float, y_int, left)
+    else: left[:] = np.arange(n)
     if n_left < 0: self.index.locate(ids)
     if n_left: self._copy_left(ids, left[:n_left], x, y, keyed_numbers(ids, key) if crop else None)
     return x, None if y is None else y.reshape((n, *self.y_shape))
 
-@patch
-def _steps_of(self:Gather, ids):
-    "Return the steps of a batch"
-    if self.own_steps is None or not len(ids): return self.shape[1]
-    return int(self.own_steps[self.index.locate(ids)[0]].max())
-
-# %% ../../nbs/batches/gather.ipynb #7081d96d
+# %% ../../nbs/batches/gather.ipynb #465cccf7
 @patch
 def _copy_left(self:Gather, ids, left, x, y, draws):
     "Copy the rows at these positions of the batch dataset by dataset, as NumPy does"
@@ -328,7 +337,7 @@ def _shown(self:Gather, d):
 @patch
 def _close(self:Gather, d):
     "Let go of what dataset `d` shows"
-    if self.first_line is not None: self.table.rows['kind'][slice(*self.first_line[d:d+2])] = 0
+    if self.first_line is not None: self.table.lines['kind'][self._lines_of(d)] = 0
     self.opened.drop(d)
 
 @patch
