@@ -109,7 +109,8 @@ class ChannelData:
 
     def _check(self):
         "Raise a `ValueError` where a sample would be outside of the file; numbers of Python cannot overflow"
-        if not self.stored.isnative: raise ValueError(f'{self.path}: numbers of type {self.stored.str} are not read in place.')
+        if not self.stored.isnative:
+            raise ValueError(f'{self.path}: numbers of type {self.stored.str} are not read in place.')
         size, time = self.state[0], self.shape[1]
         n_elements = (size - self.offset)//self.stored.itemsize
         for v, c in enumerate(self.channels):
@@ -126,8 +127,8 @@ class ChannelData:
     def _map(self):
         now = file_state(self.path)
         if now != self.state:
-            raise ValueError(f'{self.path} changed: it had {self.state[0]:,} bytes when its header was read, now {now[0]:,}, '
-                             'or was written since. Open it again.')
+            raise ValueError(f'{self.path} changed: it had {self.state[0]:,} bytes when its header was read, now '
+                             f'{now[0]:,}, or was written since. Open it again.')
         with open(self.path, 'rb', buffering=0) as f: raw = map_bytes(f)
         n = (len(raw) - self.offset)//self.stored.itemsize
         return np.ndarray(n, self.stored, raw, self.offset)
@@ -139,15 +140,19 @@ class ChannelData:
         "Return pieces of all channels, in physical units"
         starts = np.ascontiguousarray(starts, np.int64)
         if len(starts) and (starts.min() < 0 or starts.max() + n > self.shape[1]):
-            raise IndexError(f'{self.path} has {self.shape[1]:,} samples; asked for {starts.min():,} to {starts.max() + n:,}.')
+            raise IndexError(f'{self.path} has {self.shape[1]:,} samples; asked for {starts.min():,} to '
+                             f'{starts.max() + n:,}.')
         out = np.empty((len(starts), len(self.channels), n), np.float32)
-        if out.size: _copy_channels(_maps.get((self.path, self.state, self.stored.str, self.offset), self._map), self.channels, starts, out)
+        if out.size:
+            _copy_channels(_maps.get((self.path, self.state, self.stored.str, self.offset), self._map), self.channels,
+                           starts, out)
         return out
 
     def __call__(self):
         "Return all samples `(vars, time)`"
         return self.read([0], self.shape[1])[0]
-    def __repr__(self): return f'ChannelData: {self.shape[0]} channels of {self.shape[1]:,} samples in {self.path}, {self.stored}'
+    def __repr__(self):
+        return f'ChannelData: {self.shape[0]} channels of {self.shape[1]:,} samples in {self.path}, {self.stored}'
 
 class LoadedData:
     "The channels of a recording that a library reads as a whole when they are wanted, as an array `(vars, time)`"
@@ -168,7 +173,8 @@ class LoadedData:
         with named_errors(self.path): x = np.ascontiguousarray(self.load(), np.float32)
         if x.shape == self.shape: return x
         raise ValueError(f'{self.path} holds {x.shape} (channels, samples); its header promised {self.shape}.')
-    def __repr__(self): return f'LoadedData: {self.shape[0]} channels of {self.shape[1]:,} samples in {self.path}, read as a whole'
+    def __repr__(self):
+        return f'LoadedData: {self.shape[0]} channels of {self.shape[1]:,} samples in {self.path}, read as a whole'
 
 # %% ../../nbs/sources/channels.ipynb #198fafa1
 class ChannelWindows(WindowSource):
@@ -203,7 +209,7 @@ class RawRecording:
     start:object = None # Time of the first sample: a number or a date, if known
     name:str = None # Of the recording in its file; `None` where a file holds one
     info:dict = field(default_factory=dict) # What else the header says, such as the patient
-    annotations:Callable = None # Function that reads the annotations: a DataFrame with onset and duration in seconds, and label
+    annotations:Callable = None # Reads the annotations: a DataFrame of onset, duration (seconds), label
 
 _FORMATS = 'tsmeta.sources.formats.'
 READERS = {'.edf': _FORMATS + 'edf', '.vhdr': _FORMATS + 'brainvision', '.hea': _FORMATS + 'wfdb',
@@ -232,5 +238,6 @@ def read_recordings(
     with named_errors(path): found = reader_of(path)(path)
     for rec in found:
         if len(rec.data.shape) == 2 and len(rec.var_names) == rec.data.shape[0]: continue
-        raise ValueError(f'{path}: the reader returned data of shape {rec.data.shape} with {len(rec.var_names)} names of variables.')
+        raise ValueError(f'{path}: the reader returned data of shape {rec.data.shape} with {len(rec.var_names)} names '
+                         f'of variables.')
     return found

@@ -73,7 +73,8 @@ def _check_kind(sections, path):
     if kind.upper() not in _TYPES: raise ValueError(f'{path}: numbers are {kind}; {", ".join(_TYPES)} are read.')
     if order not in ('MULTIPLEXED', 'VECTORIZED'): raise ValueError(f'{path}: DataOrientation is {order!r}.')
     if _field(sections, 'Binary Infos', 'UseBigEndianOrder', path, 'NO').upper() == 'YES':
-        raise ValueError(f'{path}: numbers are big-endian, which is not read in place. Convert it, for example with MNE.')
+        raise ValueError(f'{path}: numbers are big-endian, which is not read in place. Convert it, for example with '
+                         f'MNE.')
     return np.dtype(_TYPES[kind.upper()]), order == 'MULTIPLEXED'
 
 def read(
@@ -82,19 +83,24 @@ def read(
     "Return the recording of a BrainVision header"
     sections = _sections(path, 'Brain')
     file = _beside(path, _field(sections, 'Common Infos', 'DataFile', path))
-    n, interval = _positive(sections, 'NumberOfChannels', int, path), _positive(sections, 'SamplingInterval', float, path)
+    n, interval = _positive(sections, 'NumberOfChannels', int, path), _positive(sections, 'SamplingInterval', float,
+        path)
     names, units, gains = _channels(sections, n, path)
     dtype, interleaved = _check_kind(sections, path)
-    if not os.path.isfile(file): raise ValueError(f'{path} names the file {os.path.basename(file)!r}, which is not there.')
+    if not os.path.isfile(file):
+        raise ValueError(f'{path} names the file {os.path.basename(file)!r}, which is not there.')
     time, rest = divmod(file_state(file)[0], n*dtype.itemsize)
-    if rest: raise ValueError(f'{file} has {file_state(file)[0]:,} bytes, which is no whole number of samples of {n} channels: truncated?')
+    if rest:
+        raise ValueError(f'{file} has {file_state(file)[0]:,} bytes, which is no whole number of samples of {n} '
+                         f'channels: truncated?')
     channels = np.zeros(n, CHANNEL)
     channels['first'] = np.arange(n) if interleaved else np.arange(n)*time
     channels['per_record'], channels['step'] = max(1, time), n if interleaved else 1
     channels['gain'], channels['invalid'] = gains, np.nan
     rate = 1e6/interval
     data = ChannelData(file, dtype, 0, channels, time, rate)
-    return [RawRecording(data, names, units, rate, _start(sections, path), None, dict(rate=rate), lambda: read_annotations(path))]
+    return [RawRecording(data, names, units, rate, _start(sections, path), None, dict(rate=rate),
+                         lambda: read_annotations(path))]
 
 # %% ../../../nbs/sources/formats/brainvision.ipynb #335d25b0
 def _markers(sections, path):

@@ -16,7 +16,8 @@ from datetime import datetime
 from ..channels import CHANNEL, ChannelData, file_state, RawRecording
 
 # %% ../../../nbs/sources/formats/edf.ipynb #15114b12
-_FIELDS = dict(label=16, transducer=80, unit=8, physical_min=8, physical_max=8, digital_min=8, digital_max=8, filters=80, samples=8, reserved=32)
+_FIELDS = dict(label=16, transducer=80, unit=8, physical_min=8, physical_max=8, digital_min=8, digital_max=8,
+               filters=80, samples=8, reserved=32)
 ANNOTATIONS = 'EDF Annotations'
 
 def _number(text, kind, what, path):
@@ -35,7 +36,8 @@ def read_header(
     with open(path, 'rb') as f:
         head = f.read(256)
         if len(head) < 256: raise ValueError(f'{path} has {len(head)} bytes; the header of an EDF file has 256.')
-        if head[:1] == b'\xff': raise ValueError(f'{path} is a BDF file with 24-bit numbers; save it as EDF, for example with MNE.')
+        if head[:1] == b'\xff':
+            raise ValueError(f'{path} is a BDF file with 24-bit numbers; save it as EDF, for example with MNE.')
         if head[:8].strip() != b'0': raise ValueError(f'{path} is no EDF file: it begins with {head[:8]!r}.')
         n = _number(_text(head[252:256]), int, 'the number of signals', path)
         if not 1 <= n <= 9999: raise ValueError(f'{path} has {n} signals.')
@@ -47,7 +49,8 @@ def read_header(
         at += n*size
     signals = [{name: values[k] for name, values in fields.items()} for k in range(n)]
     return dict(
-        patient=_text(head[8:88]), recording=_text(head[88:168]), start=_start(head, path), kind=_text(head[192:236]), signals=signals,
+        patient=_text(head[8:88]), recording=_text(head[88:168]), start=_start(head, path),
+        kind=_text(head[192:236]), signals=signals,
         header_bytes=_number(_text(head[184:192]), int, 'the size of the header', path),
         n_records=_number(_text(head[236:244]), int, 'the number of records', path),
         duration=_number(_text(head[244:252]), float, 'the duration of a record', path))
@@ -68,7 +71,8 @@ def _start(head, path):
 # %% ../../../nbs/sources/formats/edf.ipynb #695d56dd
 def _scale(signal, what, path):
     "Return gain and base of a signal"
-    low, high = (_number(signal[f'physical_{k}'], float, f'the physical {k}imum of {what}', path) for k in ('min', 'max'))
+    low, high = (_number(signal[f'physical_{k}'], float, f'the physical {k}imum of {what}', path)
+                 for k in ('min', 'max'))
     first, last = (_number(signal[f'digital_{k}'], int, f'the digital {k}imum of {what}', path) for k in ('min', 'max'))
     if first >= last: raise ValueError(f'{path}: {what} has digital values from {first} to {last}.')
     if low == high: raise ValueError(f'{path}: {what} has physical values from {low} to {high}.')
@@ -80,12 +84,14 @@ def _layout(head, path):
     counts = [_number(s['samples'], int, f'the number of samples of {s["label"]!r}', path) for s in head['signals']]
     if min(counts) < 0 or not sum(counts): raise ValueError(f'{path}: a record has {counts} samples.')
     want = 256*(1 + len(counts))
-    if head['header_bytes'] != want: raise ValueError(f'{path}: its header should have {want} bytes, it says {head["header_bytes"]}.')
+    if head['header_bytes'] != want:
+        raise ValueError(f'{path}: its header should have {want} bytes, it says {head["header_bytes"]}.')
     size, n_records = file_state(path)[0], head['n_records']
     in_file = (size - want)//(2*sum(counts))
     if n_records == -1: n_records = in_file # the recording was not closed: what was written counts
     if not 0 <= n_records <= in_file:
-        raise ValueError(f'{path} has {size:,} bytes, which are {in_file:,} records; its header promises {n_records:,}: truncated?')
+        raise ValueError(f'{path} has {size:,} bytes, which are {in_file:,} records; its header promises '
+                         f'{n_records:,}: truncated?')
     channels = np.zeros(len(counts), CHANNEL)
     channels['first'], channels['per_record'] = np.cumsum([0, *counts[:-1]]), counts
     channels['record_stride'], channels['step'], channels['invalid'] = sum(counts), 1, np.nan
@@ -110,9 +116,9 @@ def read(
         rate, signals = count/head['duration'], [head['signals'][k] for k in ks]
         data = ChannelData(path, '<i2', head['header_bytes'], channels[ks], n_records*count, rate)
         name = f'{rate:g}Hz' if len(groups) > 1 else None
-        out.append(RawRecording(
-            data, [s['label'] for s in signals], [s['unit'] for s in signals], rate, head['start'], name, dict(info, rate=rate),
-            lambda: read_annotations(path)))
+        labels, units = [s['label'] for s in signals], [s['unit'] for s in signals]
+        out.append(RawRecording(data, labels, units, rate, head['start'], name, dict(info, rate=rate),
+                                lambda: read_annotations(path)))
     return out
 
 # %% ../../../nbs/sources/formats/edf.ipynb #db7d13df
@@ -135,7 +141,7 @@ def _annotation_items(path, head, channels, n_records):
 
 def read_annotations(
     path, # An EDF+ file
-)->pd.DataFrame: # Columns `onset` and `duration` in seconds from the first sample, and `label`; in the order of the file
+)->pd.DataFrame: # Columns `onset` and `duration` in seconds, and `label`; in the order of the file
     "Return the annotations of an EDF+ file"
     head = read_header(path)
     channels, n_records = _layout(head, path)
@@ -154,5 +160,5 @@ def _check_continuous(path, head, channels, n_records):
     steps = np.diff(begins)
     bad = np.flatnonzero(np.abs(steps - head['duration']) > 1e-3*head['duration'])
     if not len(bad): return
-    raise ValueError(f'{path} is EDF+D with a gap after record {bad[0]}, at {begins[bad[0]]:g} s; such files are not read in place. '
-                     'Save it as EDF+C, or as one file per stretch.')
+    raise ValueError(f'{path} is EDF+D with a gap after record {bad[0]}, at {begins[bad[0]]:g} s; such files are not '
+                     'read in place. Save it as EDF+C, or as one file per stretch.')

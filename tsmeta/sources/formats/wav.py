@@ -34,7 +34,8 @@ def read_header(
     size = os.path.getsize(path)
     with open(path, 'rb') as f:
         head, form, data = f.read(12), None, None
-        if head[:4] != b'RIFF' or head[8:] != b'WAVE': raise ValueError(f'{path} is no WAV file: it begins with {head!r}.')
+        if head[:4] != b'RIFF' or head[8:] != b'WAVE':
+            raise ValueError(f'{path} is no WAV file: it begins with {head!r}.')
         for name, offset, n in _chunks(f, size):
             if name == b'fmt ':
                 f.seek(offset)
@@ -56,7 +57,8 @@ def read(
     if (kind, bits) not in _TYPES: return [_through_library(path)]
     dtype, gain = _TYPES[kind, bits]
     there = os.path.getsize(path) - offset
-    if n_bytes > there: raise ValueError(f'{path} has {there:,} bytes of samples; its header promises {n_bytes:,}: truncated?')
+    if n_bytes > there:
+        raise ValueError(f'{path} has {there:,} bytes of samples; its header promises {n_bytes:,}: truncated?')
     time = n_bytes//(n*bits//8)
     channels = np.zeros(n, CHANNEL)
     channels['first'], channels['per_record'], channels['step'] = np.arange(n), max(1, time), n
@@ -72,4 +74,5 @@ def _through_library(path):
     soundfile = library('soundfile')
     with named_errors(path): head = soundfile.info(path)
     def load(): return soundfile.read(path, dtype='float32', always_2d=True)[0].T
-    return _recording(LoadedData(path, (head.channels, head.frames), load, float(head.samplerate)), head.channels, head.samplerate)
+    return _recording(LoadedData(path, (head.channels, head.frames), load, float(head.samplerate)), head.channels,
+                      head.samplerate)

@@ -17,11 +17,14 @@ from ..base import library
 from ..channels import CHANNEL, ChannelData, file_state, LoadedData, named_errors, RawRecording
 
 # %% ../../../nbs/sources/formats/wfdb.ipynb #91a373ad
-_RECORD = re.compile(r'(?P<name>[\w/.-]+?)(?P<segments>/\d+)?\s+(?P<n>\d+)(?:\s+(?P<rate>[\d.eE+-]+)(?:/[\d.eE+-]+)?(?:\([\d.eE+-]+\))?'
-                     r'(?:\s+(?P<samples>\d+)(?:\s+(?P<time>[\d:.]+)(?:\s+(?P<date>[\d/]+))?)?)?)?\s*$')
-_SIGNAL = re.compile(r'(?P<file>\S+)\s+(?P<format>\d+)(?P<frame>x\d+)?(?P<skew>:\d+)?(?:\+(?P<offset>\d+))?'
-                     r'(?:\s+(?P<gain>[\d.eE+-]+)(?:\((?P<base>-?\d+)\))?(?:/(?P<unit>\S+))?'
-                     r'(?:\s+\d+(?:\s+(?P<zero>-?\d+)(?:\s+-?\d+(?:\s+-?\d+(?:\s+\d+(?:\s+(?P<label>.+))?)?)?)?)?)?)?\s*$')
+_NUMBER = r'[\d.eE+-]+'
+_RECORD = re.compile(
+    rf'(?P<name>[\w/.-]+?)(?P<segments>/\d+)?\s+(?P<n>\d+)(?:\s+(?P<rate>{_NUMBER})(?:/{_NUMBER})?(?:\({_NUMBER}\))?'
+    r'(?:\s+(?P<samples>\d+)(?:\s+(?P<time>[\d:.]+)(?:\s+(?P<date>[\d/]+))?)?)?)?\s*$')
+_SIGNAL = re.compile(
+    r'(?P<file>\S+)\s+(?P<format>\d+)(?P<frame>x\d+)?(?P<skew>:\d+)?(?:\+(?P<offset>\d+))?'
+    rf'(?:\s+(?P<gain>{_NUMBER})(?:\((?P<base>-?\d+)\))?(?:/(?P<unit>\S+))?(?:\s+\d+(?:\s+(?P<zero>-?\d+)'
+    r'(?:\s+-?\d+(?:\s+-?\d+(?:\s+\d+(?:\s+(?P<label>.+))?)?)?)?)?)?)?\s*$')
 
 class Signal(NamedTuple):
     "What a header says about a signal"
@@ -39,7 +42,8 @@ def _signal(line, k, path):
     f = found.groupdict()
     base = f['base'] or f['zero'] or 0
     form = f['format'] + (f['frame'] or '') + (f['skew'] or '')
-    return Signal(f['file'], form, int(f['offset'] or 0), float(f['gain'] or 0) or 200., float(base), f['unit'] or 'mV', f['label'] or f'signal {k}')
+    return Signal(f['file'], form, int(f['offset'] or 0), float(f['gain'] or 0) or 200., float(base),
+                  f['unit'] or 'mV', f['label'] or f'signal {k}')
 
 def read_header(
     path, # A `.hea` file
@@ -52,7 +56,8 @@ def read_header(
     if not found: raise ValueError(f'{path} is no header of a WFDB record: it begins with {text[:60]!r}.')
     record = found.groupdict()
     if record['segments']: return record, []
-    if len(lines) <= int(record['n']): raise ValueError(f'{path} promises {record["n"]} signals and has lines for {len(lines) - 1}.')
+    if len(lines) <= int(record['n']):
+        raise ValueError(f'{path} promises {record["n"]} signals and has lines for {len(lines) - 1}.')
     return record, [_signal(line, k, path) for k, line in enumerate(lines[1:1 + int(record['n'])])]
 
 def _start(record):
@@ -61,19 +66,24 @@ def _start(record):
     day, month, year = record['date'].split('/')
     clock = [float(part) for part in record['time'].split(':')]
     seconds = sum(part*unit for part, unit in zip(reversed(clock), (1, 60, 3600)))
-    return np.datetime64(f'{int(year):04}-{int(month):02}-{int(day):02}', 'ns') + np.timedelta64(round(seconds*1e9), 'ns')
+    return np.datetime64(f'{int(year):04}-{int(month):02}-{int(day):02}', 'ns') + np.timedelta64(round(seconds*1e9),
+        'ns')
 
 def _in_place(path, record, signals, rate):
     "Return the channels of a record that can be read where it is; `None` for other records"
     if not signals or len({s.file for s in signals}) > 1 or any(s.form != '16' for s in signals): return None
     file, n = os.path.join(os.path.dirname(path), signals[0].file), len(signals)
-    if os.path.basename(signals[0].file) != signals[0].file: raise ValueError(f'{path} names a file in another folder: {signals[0].file!r}.')
+    if os.path.basename(signals[0].file) != signals[0].file:
+        raise ValueError(f'{path} names a file in another folder: {signals[0].file!r}.')
     if not os.path.isfile(file): raise ValueError(f'{path} names the file {signals[0].file!r}, which is not there.')
     in_file = (file_state(file)[0] - signals[0].offset)//(2*n)
     time = int(record['samples'] or in_file) or in_file
-    if time > in_file: raise ValueError(f'{file} has {max(0, in_file):,} samples of {n} signals; {os.path.basename(path)} promises {time:,}: truncated?')
+    if time > in_file:
+        raise ValueError(f'{file} has {max(0, in_file):,} samples of {n} signals; {os.path.basename(path)} promises '
+                         f'{time:,}: truncated?')
     channels = np.zeros(n, CHANNEL)
-    channels['first'], channels['per_record'], channels['step'], channels['invalid'] = np.arange(n), max(1, time), n, -32768
+    channels['first'], channels['per_record'] = np.arange(n), max(1, time)
+    channels['step'], channels['invalid'] = n, -32768
     channels['gain'] = [1/s.gain for s in signals]
     channels['base'] = [-s.base/s.gain for s in signals]
     return ChannelData(file, '<i2', signals[0].offset, channels, time, rate)
@@ -87,7 +97,8 @@ def read(
     data, names, units = _in_place(path, record, signals, rate), [s.label for s in signals], [s.unit for s in signals]
     if data is None: data, names, units, rate = _through_library(path)
     start = _start(record)
-    return [RawRecording(data, _distinct(names), units, rate, start, None, dict(rate=rate, start=start), lambda: read_annotations(path))]
+    return [RawRecording(data, _distinct(names), units, rate, start, None, dict(rate=rate, start=start),
+                         lambda: read_annotations(path))]
 
 def _distinct(names):
     "Return names without repetition: the second 'ECG' is 'ECG 2'"
@@ -111,7 +122,7 @@ def _through_library(path):
 def read_annotations(
     path, # A `.hea` file
     extension:str='atr', # Of the file of annotations beside it
-)->pd.DataFrame: # Columns `onset` in seconds, `duration` (NaN: annotations are points), `label`, and `note`, such as a rhythm
+)->pd.DataFrame: # Columns `onset` in seconds, `duration` (NaN), `label`, and `note`, such as a rhythm
     "Return the annotations of a WFDB record, through the package wfdb"
     stem = os.path.splitext(path)[0]
     if not os.path.isfile(f'{stem}.{extension}'): return pd.DataFrame(columns=['onset', 'duration', 'label', 'note'])
