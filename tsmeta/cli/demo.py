@@ -44,7 +44,8 @@ class Report(Callback):
     def after_epoch(self):
         loss, _, accuracy = self.recorder.values[-1]
         seconds = time.perf_counter() - self.started
-        print(f'  {self.label}, epoch {self.epoch+1} of {self.n_epoch}: training loss {loss:.3f}, accuracy on people never seen {accuracy:.3f} ({seconds:.0f} s)', flush=True)
+        print(f'  {self.label}, epoch {self.epoch+1} of {self.n_epoch}: training loss {loss:.3f}, accuracy on people '
+              f'never seen {accuracy:.3f} ({seconds:.0f} s)', flush=True)
 
 def watch_learner(
     dls, # Loaders of windows

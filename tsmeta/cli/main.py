@@ -154,7 +154,8 @@ def verify(
     from tsmeta.store.remote import open_store
     opened = open_store(store)
     files, depth = opened.verify(quick), ' (sizes only)' if quick else ''
-    typer.echo(f'{store} is sound: version {opened.version}, {len(files):,} files, {files.bytes.sum()/1e6:,.1f} MB{depth}')
+    typer.echo(f'{store} is sound: version {opened.version}, {len(files):,} files, {files.bytes.sum()/1e6:,.1f} '
+               f'MB{depth}')
 
 # %% ../../nbs/cli/main.ipynb #041c2271
 @command

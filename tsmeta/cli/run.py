@@ -334,21 +334,33 @@ def predict_run(
 
 # %% ../../nbs/cli/run.ipynb #e43f022e
 _STYLE = '''
-:root { color-scheme: light; --ink: #1f2328; --soft: #59636e; --line: #d7dde3; --bar: #0072B2; --bad: #C4460A; --back: #f5f7f9 }
+:root { color-scheme: light; --ink: #1f2328; --soft: #59636e; --line: #d7dde3; --bar: #0072B2; --bad: #C4460A;
+  --back: #f5f7f9 }
 * { box-sizing: border-box }
-body { margin: 0 auto; padding: 1.25rem clamp(.9rem, 3vw, 2.5rem) 3rem; max-width: 78rem; color: var(--ink); font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
+body { margin: 0 auto; padding: 1.25rem clamp(.9rem, 3vw, 2.5rem) 3rem; max-width: 78rem; color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .4rem 0 .2rem } h2 { font-size: 1.15rem; margin: 0 0 .6rem }
 p { margin: .2rem 0 .8rem; color: var(--soft) } code { font-size: .9em }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem; margin: 1.1rem 0 1.6rem }
-.card { background: var(--back); border-radius: .6rem; padding: .7rem .9rem } .card b { display: block; font-size: 1.45rem; line-height: 1.25 } .card span { color: var(--soft); font-size: .86rem }
-.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)); gap: 2rem 2.4rem; align-items: start }
-section { min-width: 0; margin-bottom: .5rem } section.wide { grid-column: 1 / -1 } figure { margin: 0 0 1rem } figcaption { font-size: .88rem; color: var(--soft) }
-img { width: 100%; height: auto; max-width: 40rem; display: block } .worst { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.4rem }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .7rem;
+  margin: 1.1rem 0 1.6rem }
+.card { background: var(--back); border-radius: .6rem; padding: .7rem .9rem }
+.card b { display: block; font-size: 1.45rem; line-height: 1.25 } .card span { color: var(--soft); font-size: .86rem }
+.grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 29rem), 1fr)); gap: 2rem 2.4rem;
+  align-items: start }
+section { min-width: 0; margin-bottom: .5rem } section.wide { grid-column: 1 / -1 } figure { margin: 0 0 1rem }
+figcaption { font-size: .88rem; color: var(--soft) }
+img { width: 100%; height: auto; max-width: 40rem; display: block }
+.worst { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 0 2.4rem }
 .scroll { overflow: auto; max-height: 32rem; border: 1px solid var(--line); border-radius: .5rem; margin-bottom: .8rem }
-table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums; overflow-wrap: normal }
-th, td { text-align: left; padding: .32rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap } th { position: sticky; top: 0; background: var(--back) } tr:last-child td { border-bottom: 0 }
-td.n, th.n { text-align: right } td.long { white-space: normal; min-width: 14rem } .bar { display: inline-block; width: 4.5rem; height: .55rem; margin-right: .5rem; background: var(--line); border-radius: .3rem; overflow: hidden }
-.bar i { display: block; height: 100%; background: var(--bar) } .bar.bad i { background: var(--bad) } summary { cursor: pointer; color: var(--soft); margin-bottom: .6rem }
+table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums;
+  overflow-wrap: normal }
+th, td { text-align: left; padding: .32rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap }
+th { position: sticky; top: 0; background: var(--back) } tr:last-child td { border-bottom: 0 }
+td.n, th.n { text-align: right } td.long { white-space: normal; min-width: 14rem }
+.bar { display: inline-block; width: 4.5rem; height: .55rem; margin-right: .5rem; background: var(--line);
+  border-radius: .3rem; overflow: hidden }
+.bar i { display: block; height: 100%; background: var(--bar) } .bar.bad i { background: var(--bad) }
+summary { cursor: pointer; color: var(--soft); margin-bottom: .6rem }
 @media print { .scroll { max-height: none; overflow: visible } section { break-inside: avoid } }
 '''
 

@@ -208,7 +208,8 @@ class ShowRows:
         n = min(max_n, len(first_tensor(b)))
         x = torch.as_tensor(first_tensor(b))[:n].as_subclass(TensorSeries)
         x.places = self._places(b, n)
-        return x, (b[1] if len(b) > 1 else None), L(self.dataset.decode((x[i], *(o[i] for o in b[1:]))) for i in range(n))
+        return x, (b[1] if len(b) > 1 else None), L(self.dataset.decode((x[i], *(o[i] for o in b[1:])))
+                                                    for i in range(n))
 
 def _fits(b, max_n, ctxs, nrows=None, ncols=3, **kwargs):
     "Return how many rows of a batch are drawn"

@@ -148,7 +148,8 @@ def worst_rows(
 )->pd.DataFrame:
     "Return the rows with the largest loss (without a loss: the wrong ones with the highest probability)"
     if 'loss' in table: column = 'loss'
-    elif 'target' in table and 'probability' in table: column, table = 'probability', table[table.target != table.prediction]
+    elif 'target' in table and 'probability' in table:
+        column, table = 'probability', table[table.target != table.prediction]
     else: raise ValueError('Without targets, a loss or probabilities it is unknown which rows are the worst.')
     ranked = table.sort_values(column, ascending=False, kind='stable')
     return ranked[ranked.groupby('dataset').cumcount() < each].head(n)
