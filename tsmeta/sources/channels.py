@@ -6,15 +6,16 @@ Docs: https://tsmeta.github.io/tsmeta/sources/channels.html.md"""
 
 # %% auto #0
 __all__ = ['CHANNEL', 'READERS', 'named_errors', 'file_state', 'ChannelData', 'LoadedData', 'ChannelWindows',
-           'TimedChannelWindows', 'RawRecording', 'register_reader', 'reader_of', 'read_recordings']
+           'TimedChannelWindows', 'RawRecording', 'register_reader', 'reader_of', 'read_recordings', 'unit_factor',
+           'in_common_units']
 
 # %% ../../nbs/sources/channels.ipynb #e1c3b700
-import math, os, threading
+import copy, math, os, threading, warnings
 import numpy as np
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -148,6 +149,15 @@ class ChannelData:
                            starts, out)
         return out
 
+    def scaled(self,
+        factors, # One number per channel
+    ):
+        "Return the same channels with values that are so many times as large"
+        new = copy.copy(self)
+        new.channels = self.channels.copy()
+        for name in ('gain', 'base'): new.channels[name] *= factors
+        return new
+
     def __call__(self):
         "Return all samples `(vars, time)`"
         return self.read([0], self.shape[1])[0]
@@ -168,6 +178,12 @@ class LoadedData:
     def made(self):
         "Bytes of memory that reading takes"
         return 4*math.prod(self.shape)
+    def scaled(self,
+        factors, # One number per channel
+    ):
+        "Return the same channels with values that are so many times as large"
+        factors = np.float64(factors)[:, None]
+        return LoadedData(self.path, self.shape, lambda: self.load()*factors, self.rate)
     def __call__(self):
         "Return all samples `(vars, time)`"
         with named_errors(self.path): x = np.ascontiguousarray(self.load(), np.float32)
@@ -241,3 +257,58 @@ def read_recordings(
         raise ValueError(f'{path}: the reader returned data of shape {rec.data.shape} with {len(rec.var_names)} names '
                          f'of variables.')
     return found
+
+# %% ../../nbs/sources/channels.ipynb #2b92b1df
+_PREFIXES = dict(p=-12, n=-9, u=-6, m=-3, c=-2, d=-1, k=3, M=6, G=9)
+
+def _readings(unit):
+    "Return what a unit may mean: base unit → power of ten"
+    unit = unit.strip().replace('µ', 'u').replace('μ', 'u')
+    out = {unit: 0}
+    if len(unit) > 1 and unit[0] in _PREFIXES: out[unit[1:]] = _PREFIXES[unit[0]]
+    return out
+
+def unit_factor(
+    unit:str, # Of some values
+    wanted:str, # Another unit
+): # Number, or `None` for units of different quantities
+    "Return by what values are multiplied to have another unit, which may differ by an SI prefix"
+    a, b = _readings(unit), _readings(wanted)
+    common = [base for base in a if base in b]
+    if not common: return None
+    base = min(common, key=len) if len(common) > 1 and a != b else common[0]
+    return 10.**(a[base] - b[base])
+
+def in_common_units(
+    recordings:dict, # name → `RawRecording`
+)->dict: # The same, with values in the units of the first recording that has a variable
+    "Convert recordings to common units by the names of their variables; a `ValueError` names units that do not fit"
+    first, out, without = {}, {}, []
+    for name, rec in recordings.items():
+        if rec.units is None:
+            out[name] = rec
+            continue
+        units, factors = [], np.ones(len(rec.units))
+        for v, (variable, unit) in enumerate(zip(rec.var_names, rec.units)):
+            owner, wanted = first.setdefault(variable, (name, unit))
+            units.append(wanted)
+            if unit == wanted: continue
+            if not unit.strip() or not wanted.strip():
+                without.append((variable, name if not unit.strip() else owner))
+                continue
+            factor = unit_factor(unit, wanted)
+            if factor is None:
+                raise ValueError(f'The variable {variable!r} is in {wanted!r} in recording {owner!r} and in {unit!r} in '
+                                 f'{name!r}. Rename one of them, or leave it out.')
+            factors[v] = factor
+        data = rec.data if (factors == 1).all() else _scaled(rec.data, factors)
+        out[name] = replace(rec, data=data, units=units)
+    if without:
+        variable, name = without[0]
+        warnings.warn(f'The variable {variable!r} has no unit in recording {name!r}, but one in others; its values are '
+                      f'taken as they are ({len(without)} such cases).', stacklevel=2)
+    return out
+
+def _scaled(data, factors):
+    if isinstance(data, (ChannelData, LoadedData)): return data.scaled(factors)
+    return np.asarray(data)*factors[:, None]
