@@ -287,7 +287,7 @@ def test_times_reach_the_table(tmp_path):
     bob = table[table.name == 'bob'].iloc[0]
     assert bob.start_time == pd.Timestamp('2026-02-01') + pd.Timedelta(seconds=bob.start/20) and bob.end_time - bob.start_time == pd.Timedelta(seconds=19/20)
     for bad, says in ((Times({'ann': [0, 1], 'bob': np.arange(200)}), "'ann' .0.: there are 300 steps but times of shape"), (Times(rate=-1), 'above 0'),
-                      ([np.arange(300)], '2 recordings but 1 times')):
+                      ([np.arange(300)], '2 datasets but 1 times')):
         with pytest.raises(ValueError, match=says): TSMetaDataset.from_recordings(recs, window=20, times=bad)
     gaps = TSMetaDataset.from_recordings(recs, window=20, times=Times([np.r_[:100, 200:400], np.arange(200)], max_gap=1))
     assert gaps.pack(tmp_path/'store').where(gaps.ids()).equals(gaps.where(gaps.ids()))

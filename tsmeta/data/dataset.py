@@ -17,12 +17,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 # %% ../../nbs/data/dataset.ipynb #f661455a
-from ..sources.adapt import as_info, dataset_names, info_beside, to_sources
+from ..sources.adapt import frame_parts, info_beside, to_sources
 from ..sources.align import count_missing, Mapped, one_shape, rates_of, ResampledRecording
-from ..sources.base import ArraySource, SourceTable
+from ..sources.base import ArraySource, Coded, SourceTable
+from ..sources.names import Binding, dataset_names
 from ..sources.policies import Policies, stored_dtypes
 from ..sources.recordings import Clock, one_kind, TimedWindows, Times, WindowSource
-from ..sources.targets import join_targets, some, target_kind, Targets
+from ..sources.targets import coded, join_targets, some, target_kind, Targets
 from ..splits.index import to_ids, View
 from ..batches.gather import Gather
 from .ids import carry_ids, LastBatch, RowIds, series_type
@@ -60,7 +61,10 @@ class TSMetaDataset(SchemaFacts):
         var_names=None, # Names of the variables: a list for all datasets, or a dict or list with one list each; they are lined up by name
         **kwargs, # What is done where datasets differ
     ):
-        given = Given(*to_sources(dataset_list, names), info, var_names)
+        bind = names if isinstance(names, Binding) else None
+        sources, found = to_sources(dataset_list, names if bind is None else bind.names)
+        if bind is None: bind = Binding(found, {'names': names})
+        given = Given.bound(sources, bind, info, var_names)
         x_tfm, y_tfm = (*listify(tfms), None, None)[:2]
         kind, known = target_kind(y_tfm)
         x_tfm = RowTfm(x_tfm) if any(t is not None for t in listify(x_tfm)) else None
@@ -120,10 +124,16 @@ class Given(NamedTuple):
     info:object = None # DataFrame with a line per dataset
     var_names:object = None # Names of the variables
 
+    @classmethod
+    def bound(cls, sources, bind, info, var_names):
+        "Return data with what was given per dataset lined up with its names"
+        if info is not None: info = bind.table(info)
+        if isinstance(var_names, (dict, pd.Series)): var_names = bind(var_names, 'var_names')
+        return cls(sources, bind.names, info, var_names)
+
 def _joined(given, policies, x_tfm, labels, **how):
     "Return what a metadataset is made of: rows of one shape, targets as codes, a complete schema"
-    info = as_info(given.info, given.names)
-    sources, names, info, var_names, policies = policies.fit(given.sources, given.names, info, given.var_names, labels)
+    sources, names, info, var_names, policies = policies.fit(given.sources, given.names, given.info, given.var_names, labels)
     if x_tfm: sources = [_mapped(s, x_tfm, names, d) for d, s in enumerate(sources)]
     n_vars, n_steps, horizon = one_shape(sources, names)
     lens = [len(s) for s in sources]
@@ -313,41 +323,52 @@ def from_recordings(cls:TSMetaDataset,
     **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, `vars`, `resample`, … as for `TSMetaDataset`
 ):
     "Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate"
-    recs = recordings if isinstance(recordings, dict) else list(recordings)
-    names = dataset_names(kwargs.pop('names', None), recs, len(recs))
-    if isinstance(recs, dict): recs = list(recs.values())
-    if isinstance(y, dict): y = [y[n] for n in names]
-    if y is not None and len(y) != len(recs): raise ValueError(f'There are {len(recs):,} recordings but {len(y):,} targets.')
+    recs, bind = _recordings(recordings, kwargs.pop('names', None))
+    names, ys = bind.names, _each_target(y, bind, horizon)
     if times is not None and not isinstance(times, Times): times = Times(times)
-    recs, times = _tables(recs, names, times, time_first)
+    recs, headers, times = _tables(recs, names, times, time_first)
     n, resample = len(recs), kwargs.get('resample')
-    clocks = [None]*n if times is None else times.clocks(names)
-    ys = [None]*n if y is None else y
-    rates = _rates(kwargs.get('info'), names, clocks) if resample else [None]*n
+    clocks = [None]*n if times is None else times.clocks(bind)
+    rates = _rates(kwargs.get('info'), bind, clocks) if resample else [None]*n
     cut = dict(window=window, stride=stride, horizon=horizon, y_reduce=y_reduce)
     max_gap = None if times is None else times.max_gap
     sources = []
     for d, rec in enumerate(recs):
         try: sources.append(_recording(rec, ys[d], time_first, clocks[d], max_gap, rates[d], resample, cut))
         except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}): {e}') from e
-    return cls(sources, names=names, **kwargs)
+        if headers[d] is not None: sources[-1].var_names = headers[d]
+    return cls(sources, names=bind, **kwargs)
+
+def _recordings(recordings, names):
+    "Return recordings as a list, and what lines values up with them"
+    recs = recordings if isinstance(recordings, dict) else list(recordings)
+    bind = Binding(dataset_names(names, recs, len(recs)), dict(recordings=recordings, names=names))
+    return list(recs.values()) if isinstance(recs, dict) else recs, bind
+
+def _each_target(y, bind, horizon):
+    "Return the target of each recording, or those of its steps; categories as numbers with their labels"
+    if y is None: return [None]*len(bind.names)
+    if horizon: raise ValueError(f'horizon={horizon} makes the steps to come the target, and y= gives others: give one of them.')
+    found = coded(y)
+    if not isinstance(found, Coded): return [coded(o) for o in bind(y, 'y')]
+    codes = pd.Series(found.codes, y.index) if isinstance(y, pd.Series) else found.codes
+    return [Coded(k, found.vocab) for k in bind(codes, 'y')]
 
 def _tables(recs, names, times, time_first):
-    "Return recordings that are DataFrames as arrays of their numbers, and the times in a column of theirs"
-    if times is None or times.column is None or not all(isinstance(r, pd.DataFrame) for r in recs): return recs, times
-    column, arrays, stamps = times.column, [], []
+    "Return recordings that are DataFrames as arrays of their numbers, the names of their variables, and the times in a column of theirs"
+    column, out, headers, stamps = None if times is None else times.column, list(recs), [None]*len(recs), []
     for d, r in enumerate(recs):
-        if column in r.index.names and column not in r: r = r.reset_index(column)
-        if column not in r:
-            raise ValueError(f'Recording {names[d]!r} ({d}) has no column {column!r}; its columns are {", ".join(map(str, r.columns[:12]))}.')
-        a = r.drop(columns=column).to_numpy()
-        arrays.append(a if time_first else a.T)
-        stamps.append(r[column])
-    return arrays, Times(stamps, max_gap=times.max_gap)
+        if not isinstance(r, pd.DataFrame): continue
+        try: a, headers[d], stamp = frame_parts(r, column)
+        except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}) {e}') from None
+        out[d] = a if time_first else a.T
+        stamps.append(stamp)
+    if column is None or len(stamps) < len(recs): return out, headers, times
+    return out, headers, Times(stamps, max_gap=times.max_gap)
 
-def _rates(info, names, clocks):
+def _rates(info, bind, clocks):
     "Return the steps per second of each recording, from `info` or its clock"
-    rates = rates_of(as_info(info, names))
+    rates = rates_of(None if info is None else bind.table(info))
     if rates is None and all(c is not None and c.rate for c in clocks): rates = [c.rate for c in clocks]
     if rates is not None and not np.isnan(rates).any(): return rates
     raise ValueError('resample= needs to know at which rate each recording is sampled: info=dict(rate=[…]) or Times(rate=…), in steps per second.')
@@ -358,10 +379,12 @@ def _recording(rec, y, time_first, clock, max_gap, rate, resample, cut):
         if clock is not None and clock.times is not None:
             raise ValueError('steps with times of their own may be uneven and are not resampled: state start and rate')
         rec, time_first = ResampledRecording(rec, rate, resample, time_first), False
-        y = rec.steps_of(y)
+        y = Coded(rec.steps_of(y.codes), y.vocab) if isinstance(y, Coded) else rec.steps_of(y)
         if clock is not None: clock = Clock(start=clock.start, rate=resample)
-    how = dict(y=y, time_first=time_first, **cut)
-    return WindowSource(rec, **how) if clock is None else TimedWindows(rec, clock=clock, max_gap=max_gap, **how)
+    how = dict(y=y.codes if isinstance(y, Coded) else y, time_first=time_first, **cut)
+    src = WindowSource(rec, **how) if clock is None else TimedWindows(rec, clock=clock, max_gap=max_gap, **how)
+    if isinstance(y, Coded): src.y = Coded(src.y, y.vocab)
+    return src
 
 def _fact(sources, name, of):
     "Return one number per dataset, as the sources know it together or else one by one"
@@ -440,16 +463,28 @@ def where(self:TSMetaDataset,
 @patch
 def targets(self:TSMetaDataset,
     ids=None, # Global ids; those of this set if `None`
+    exact:bool=False, # Numbers in the precision that they are stored in, where that is more than float32
 ): # Numbers (int64 codes or float32), or `None` where there are no targets
     "Return the targets of rows without reading their x"
     g = self.gather
     if g.y_shape is None: return None
     ids = self.ids() if ids is None else np.asarray(ids, np.int64)
-    if g.targets is None: return g(ids)[1]
-    if 4*len(ids) >= len(self.index): return np.concatenate(g.targets)[ids].astype(g.y_dtype, copy=False)
+    if g.targets is None: return _steps_to_come(self, ids) if exact else g(ids)[1]
+    dtype = np.result_type(g.y_dtype, g.targets[0].dtype) if exact else g.y_dtype
+    if 4*len(ids) >= len(self.index): return np.concatenate(g.targets)[ids].astype(dtype, copy=False)
     ds, rows = self.index.locate(ids)
-    out = np.zeros((len(ids), *self.schema.y_shape), g.y_dtype)
+    out = np.zeros((len(ids), *self.schema.y_shape), dtype)
     for d, places in _by_dataset(ds): out[places] = g.targets[d][rows[places]]
+    return out
+
+def _steps_to_come(meta, ids):
+    "Return the steps that follow rows, in the precision that they are stored in"
+    ds, rows = meta.index.locate(ids)
+    if isinstance(meta.datasets, SourceTable): return meta.gather(ids)[1]
+    dtype = np.result_type(np.float32, *{meta.datasets[d].dtype for d in np.unique(ds)})
+    if dtype == np.float32: return meta.gather(ids)[1]
+    out = np.zeros((len(ids), *meta.gather.y_shape), dtype)
+    for d, places in _by_dataset(ds): out[places] = meta.datasets[d].read_y(rows[places])
     return out
 
 # %% ../../nbs/data/dataset.ipynb #7f14aba3

@@ -128,6 +128,11 @@ def base_labels(base):
     return {**out, **{k: a[ids] for k, a in base.store.labels.items() if k != 'y'}}
 
 @patch
+def set_targets(self:TSMetaView, targets):
+    "Set the targets of examples that were just copied"
+    self.gather = ViewGather(self.base.gather, self.flat, targets[0])
+
+@patch
 def view(self:TSMetaDataset, views, y=None, labels=None):
     "See rows in groups: pairs, triplets, sequences, by index arrays nested as the examples shall be"
     return TSMetaView(self, views, y, labels)

@@ -22,6 +22,7 @@ from ..splits.index import digest
 from ..batches.permutation import perm_keys, permute
 from ..data.dataset import TSMetaDataset
 from ..data.datasets import TSMetaDatasets
+from ..data.hooks import check_fits
 from ..data.ids import carry_ids, transform_batch
 from ..data.show import ShowRows
 from .distributed import process_rank, ranked, row_prints, Sharded
@@ -276,7 +277,7 @@ def new(self:TSMetaDataLoader,
 ):
     "Make a loader like this one, with some changes"
     f = self.fake_l
-    now = dict(dataset=self.dataset if dataset is None else dataset, bs=self.bs, shuffle=self.shuffle, drop_last=self.drop_last,
+    now = dict(dataset=self.dataset if dataset is None else check_fits(self.schema, dataset), bs=self.bs, shuffle=self.shuffle, drop_last=self.drop_last,
                num_workers=f.num_workers, pin_memory=f.pin_memory, timeout=f.timeout, device=self.device, seed=self._given, do_setup=False,
                rank=self._place[0], world_size=self._place[1], on_bad=self.on_bad, max_bad=self.max_bad, persistent_workers=f.persistent_workers,
                multiprocessing_context=self.multiprocessing_context, prefetch_factor=self.prefetch_factor, **{p: getattr(self, p) for p in _PIPES})
@@ -316,6 +317,7 @@ class TSMetaDataLoaders(DataLoaders):
         "Make one loader per set; only the first is shuffled, and mixed, drawn by weight, in part or stratified, if asked; `batching` holds for all"
         if not ds: raise ValueError('from_dsets needs at least one dataset.')
         if 'shuffle' in kwargs: raise TypeError('Say shuffle_train=…, which takes whatever shuffle= of a TSMetaDataLoader takes; only the first set is ever shuffled.')
+        if isinstance(ds[0], TSMetaDataset): ds = [ds[0], *(check_fits(ds[0].schema, d) for d in ds[1:])]
         device = default_device() if device is None else device
         sizes = list(bs) if isinstance(bs, (list, tuple)) else [bs]*len(ds)
         if len(sizes) != len(ds): raise ValueError(f'There are {len(ds)} datasets but {len(sizes)} batch sizes.')

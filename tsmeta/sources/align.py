@@ -40,6 +40,10 @@ class DerivedSource(Source):
         "The source that holds the data"
         return self.src.root
     @property
+    def var_names(self):
+        "Names of the variables, where the data has some"
+        return self.src.var_names
+    @property
     def clock(self): return self.src.clock
     @property
     def rate(self): return self.src.rate
@@ -74,6 +78,8 @@ class Mapped(DerivedSource):
         probe = self._change(src.read([0]) if len(src) else np.zeros((1, *src.shape), src.dtype))
         self.shape, self.dtype = probe.shape[1:], probe.dtype
 
+    @property
+    def var_names(self): return self.src.var_names if self.shape[0] == self.src.shape[0] else None
     def _change(self, x): return np.concatenate([as_rows(self.func(r)[None]) for r in x])
 
 # %% ../../nbs/sources/align.ipynb #36f8ebc7
@@ -141,7 +147,8 @@ def progression(
 
 class Framed(DerivedSource):
     "The rows of another source in a frame: variables chosen or added, steps filled or cut"
-    var_names = None # Names of the variables of the source, if they have some
+    source_names = None # Names of the variables of the source, if they have some
+    frame_names = None # Names of the variables of the frame, if they have some
     trim = False # May batches be cut to the longest of their datasets?
     def __init__(self,
         src:Source, # The other source
@@ -163,6 +170,14 @@ class Framed(DerivedSource):
         self.shape = len(self.variables), src.shape[1] if steps is None else steps
         if not self._plain and src.dtype.kind != 'f': self.dtype = np.dtype('float32')
 
+    def __setstate__(self, state):
+        "Take in what was pickled; version 0.1 called `source_names` `var_names`"
+        state = dict(state)
+        if 'var_names' in state: state['source_names'] = state.pop('var_names')
+        self.__dict__.update(state)
+
+    @property
+    def var_names(self): return self.frame_names
     @property
     def _own(self):
         "Numbers of the variables that are the source's"
@@ -276,7 +291,7 @@ def missing_vars(
     "Return the names of variables that a dataset lacks, and of its own that are left out"
     if not isinstance(src, Framed): return dict(lacks='', left_out='')
     used = {v if v >= 0 else NANS - v for v in src.variables.tolist()}
-    own = src.var_names or map(str, range(src.src.shape[0]))
+    own = src.source_names or map(str, range(src.src.shape[0]))
     return dict(lacks=', '.join(v for v, k in zip(data_vars, src.variables) if k == FILL),
                 left_out=', '.join(v for k, v in enumerate(own) if k not in used))
 
@@ -458,6 +473,8 @@ class Filled(DerivedSource):
         self.missing, self.steps = missing, src.steps
         self.shape = src.shape[0]*(2 if missing.mask else 1), src.shape[1]
 
+    @property
+    def var_names(self): return None if self.missing.mask else self.src.var_names
     def _filled(self, x):
         out = fill_missing(x, self.missing)
         return np.concatenate([out, np.isnan(x).astype(x.dtype)], 1) if self.missing.mask else out

@@ -17,6 +17,7 @@ from pathlib import Path
 
 # %% ../../nbs/sources/recordings.ipynb #09697935
 from .base import as_numpy, FileSource, NpyFile, Source
+from .names import Binding
 
 # %% ../../nbs/sources/recordings.ipynb #990e8a96
 def n_windows(
@@ -374,16 +375,10 @@ def one_kind(
                          'Give all of them as numbers in one unit, or as dates with their zone.')
     return next(iter(kinds), None)
 
-def _per_recording(given, what, names):
-    "Return one value per recording from one for all, a list or a dict"
-    if isinstance(given, dict):
-        lost = [n for n in names if n not in given]
-        if lost: raise ValueError(f'{what} says nothing about recordings {lost[:5]}.')
-        return [given[n] for n in names]
-    if isinstance(given, str) or not isinstance(given, Sized): return [given]*len(names)
-    given = list(given)
-    if len(given) != len(names): raise ValueError(f'There are {len(names):,} recordings but {len(given):,} {what}.')
-    return given
+def _per_recording(given, what, bind):
+    "Return one value per recording from one for all, a list, a dict or a Series"
+    if isinstance(given, str) or not isinstance(given, Sized): return [given]*len(bind.names)
+    return bind(given, what)
 
 class Times:
     "When the steps of recordings happened"
@@ -403,14 +398,15 @@ class Times:
         return self.times if isinstance(self.times, str) else None
 
     def clocks(self,
-        names, # Name of each recording
+        names, # Name of each recording, or the `Binding` that lines values up with them
     )->list: # One `Clock` per recording
         "Return the clock of each recording"
         if self.column is not None:
             raise ValueError(f'times={self.column!r} names a column, which arrays do not have. '
                              'Give DataFrames, open files, or give the times of each recording.')
         given = dict(times=self.times, start=self.start, rate=self.rate)
-        columns = [_per_recording(v, k, names) for k, v in given.items()]
+        bind = names if isinstance(names, Binding) else Binding(names)
+        columns, names = [_per_recording(v, k, bind) for k, v in given.items()], bind.names
         out = []
         for d, (name, times, start, rate) in enumerate(zip(names, *columns)):
             try: out.append(Clock(times, start, rate))

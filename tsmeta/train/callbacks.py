@@ -6,21 +6,25 @@ Docs: https://tsmeta.github.io/tsmeta/train/callbacks.html.md"""
 
 # %% auto #0
 __all__ = ['plain_tensor', 'row_values', 'is_row_mean', 'row_losses', 'RowSums', 'intervals', 'ByDataset', 'Scores',
-           'DatasetHistory', 'history', 'label_table', 'OwnLabels']
+           'DatasetHistory', 'history', 'label_table', 'OwnLabels', 'check_swap', 'CheckData']
 
 # %% ../../nbs/train/callbacks.ipynb #31957e69
 import torch
 import numpy as np, pandas as pd
 from dataclasses import dataclass
 from fastai.callback.core import Callback
+from fastcore.basics import defaults
 from fastai.layers import NoneReduce
 from fastai.learner import Learner
 from fastcore.basics import patch
 
 # %% ../../nbs/train/callbacks.ipynb #31957e6a
+from ..sources.names import check_known, names_facts, same_datasets
 from ..sources.targets import some
 from ..splits.index import Index
-from ..data.ids import batch_ids
+from ..data.dataset import TSMetaDataset
+from ..data.hooks import check_fits
+from ..data.ids import batch_ids, first_tensor
 from ..load.distributed import sum_over_ranks
 from ..load.loader import TSMetaDataLoader
 from ..load.stream_loader import TSStreamLoader
@@ -316,11 +320,15 @@ _MIXING = 'MixUp', 'CutMix', 'MixUp1d', 'CutMix1d', 'IntraClassCutMix1d'
 
 class OwnLabels(Callback):
     "Restrict logits, loss, metrics and predictions to the labels of each row's own dataset"
-    order = -4
+    order, known, trained = -4, None, None
     def __init__(self,
         classes:dict=None, # Labels of each dataset by its name; those in its namespace if `None`
         fill:float=-1e4, # The logit of a label that is out of reach: its probability is 0, in half precision too
-    ): self.classes, self.fill, self.names, self.table, self._cache = classes, fill, None, None, None
+        known:str=None, # 'files': a file of other data that has the name of a file trained on is the same dataset; it has all labels if `None`
+    ):
+        check_known(known)
+        self.classes, self.fill, self.known = classes, fill, known
+        self.names, self.table, self._cache, self.trained = None, None, None, None
 
     def before_fit(self):
         if mixing := [type(c).__name__ for c in self.learn.cbs if type(c).__name__ in _MIXING]:
@@ -338,15 +346,15 @@ class OwnLabels(Callback):
         if s.kind != 'class' or self.classes is None and s.labels != 'namespaced':
             raise ValueError(
                 f"OwnLabels needs labels='namespaced' or classes=…; this metadataset has {s}, labels={s.labels!r}.")
-        self.names = list(meta.names)
+        self.names, self.trained = list(meta.names), names_facts(meta.names)
         self.table = torch.from_numpy(label_table(s.vocab, self.names, self.classes))
         if len(none := np.flatnonzero(~self.table.any(1).numpy() & (meta.lens > 0))):
             raise ValueError(f'Dataset {some(self.names, none)} has no label of its own.')
         self._cache = None
 
     def facts(self):
-        "What it knows as plain values: names of datasets, numbers of the labels of each, `fill`"
-        return dict(names=list(map(str, self.names)), labels=[np.flatnonzero(t).tolist() for t in self.table.numpy()], fill=float(self.fill))
+        "Return what it knows as plain values: names of datasets and where they come from, numbers of the labels of each, `fill`"
+        return dict(trained=self.trained, known=self.known, names=list(map(str, self.names)), labels=[np.flatnonzero(t).tolist() for t in self.table.numpy()], fill=float(self.fill))
 
     @classmethod
     def of_facts(cls,
@@ -356,9 +364,12 @@ class OwnLabels(Callback):
         "Know again which labels are those of which dataset"
         names, labels, fill = facts['names'], facts['labels'], facts['fill']
         good = len(names) == len(labels) and isinstance(fill, float) and all(isinstance(k, int) and 0 <= k < c for own in labels for k in own)
+        trained, known = facts.get('trained'), facts.get('known')
+        good = good and (trained is None or isinstance(trained, dict) and set(trained) == {'kind', 'token'}) and known in (None, 'files')
         if not good: raise ValueError(f'These are no labels of datasets among {c:,}: {str(facts)[:80]}')
         new = cls(fill=fill)
         new.names, new.table = names, torch.zeros(len(names), c, dtype=torch.bool)
+        new.trained, new.known = trained, known
         for d, own in enumerate(labels): new.table[d, own] = True
         return new
 
@@ -367,6 +378,7 @@ class OwnLabels(Callback):
         if self._cache is None or self._cache[0] is not meta.names:
             at = {n: d for d, n in enumerate(self.names)}
             rows = np.array([at.get(n, -1) for n in meta.names])
+            if not same_datasets(meta.names, self.names, self.trained, self.known, 'OwnLabels'): rows[:] = -1
             self._cache = meta.names, self.table[rows] | torch.from_numpy(rows < 0)[:, None]
         return self._cache[1]
 
@@ -378,3 +390,61 @@ class OwnLabels(Callback):
         self.learn.pred = self.learn.pred.masked_fill(~allowed, self.fill)
 
     def __getstate__(self): return {**self.__dict__, '_cache': None}
+
+# %% ../../nbs/train/callbacks.ipynb #fee7811d
+def _metadataset(dl):
+    "Return the metadataset whose rows a loader of any kind delivers, or `None`"
+    data = getattr(dl, 'dataset', None)
+    return data if isinstance(data, TSMetaDataset) else None
+
+def check_swap(dl):
+    "Raise a `ValueError` for a loader whose rows are read elsewhere, so that they cannot be numbered anew here"
+    if not isinstance(dl, TSStreamLoader): return
+    raise ValueError('The rows of this stream have other labels or variables than those the learner was trained on, and a stream reads them as they are. '
+                     'Make it over learn.dls.train.dataset.add_dataset(…) of the new metadataset.')
+
+class CheckData(Callback):
+    "Bring rows of other metadatasets into the terms of the learner before they are validated or predicted; name the rows whose missing values made a loss NaN"
+    order, held, fitted = -90, None, None
+    def before_validate(self):
+        dl, train = self.learn.dl, _metadataset(self.learn.dls.train)
+        data = _metadataset(dl)
+        if train is None or data is None or data.schema is train.schema: return
+        if self.fitted is None or self.fitted[:2] != (train.schema, data): self.fitted = train.schema, data, check_fits(train.schema, data)
+        if self.fitted[2] is data: return
+        check_swap(dl)
+        self.held, dl.dataset = (dl, data), self.fitted[2]
+
+    def after_validate(self):
+        if self.held is None: return
+        dl, data = self.held
+        dl.dataset, self.held = data, None
+
+    def after_loss(self):
+        if not self.training or not bool(torch.isnan(self.learn.loss.detach()).any()): return
+        for what, b in (('x', self.learn.xb), ('y', self.learn.yb)):
+            t = first_tensor(b) if len(b) else None
+            if isinstance(t, torch.Tensor) and t.is_floating_point() and torch.isnan(t).any(): self._refuse(what, plain_tensor(t))
+
+    def _refuse(self, what, t):
+        "Raise a `ValueError` about rows with missing values"
+        rows = torch.isnan(t.reshape(len(t), -1)).any(1).nonzero()[:, 0]
+        remedy = "missing= of the metadataset says what is done with them: 'linear', 'ffill', 'mean', a number, 'mask'."
+        if what == 'y': remedy = 'Leave out the rows whose target is not known.'
+        raise ValueError(f'Batch {self.iter} of epoch {self.epoch}: the loss is not a number. {len(rows):,} of {len(t):,} rows have missing values (NaN) in {what}'
+                         f'{self._example(int(rows[0]))}. {remedy}')
+
+    def _example(self, k):
+        "Return the dataset and row of a row of the batch as text; '' where it is not known"
+        try: ids = batch_ids(self.learn.xb)
+        except ValueError: return ''
+        (d,), (r,) = ids.meta.index.locate(ids[k:k+1])
+        return f', such as dataset {some(ids.meta.names, [d])}, row {r}'
+
+    def __reduce__(self):
+        "Pickle as itself beside the data of this library, else as a callback that does nothing: other learners load without it"
+        learn = vars(self).get('learn')
+        ours = learn is not None and _metadataset(learn.dls.train) is not None
+        return CheckData if ours else Callback, (), dict(learn=learn)
+
+if CheckData not in defaults.callbacks: defaults.callbacks.append(CheckData)
