@@ -24,6 +24,7 @@ from ..batches.permutation import hash64, mix64
 from ..data.ids import transform_batch
 from .feed import name_datasets
 from .workers import Job, preserve_rng, ProcessPool, seed_globals, worker_context
+import tsmeta.data.hooks # the types of the tensors of a metadataset
 
 # %% ../../nbs/load/reading.ipynb #e9364465
 _begin = lru_cache(64)(lambda parts: hash64(*parts))
