@@ -33,7 +33,7 @@ from tsmeta.batches.permutation import hash64
 from tsmeta.batches.permutation import mix64
 from tsmeta.batches.permutation import perm_keys
 from tsmeta.batches.permutation import permute
-from tsmeta.load.distributed import Deal
+from tsmeta.load.distributed import Shard
 from tsmeta.load.reading import keyed
 from tsmeta.batches.plan import make_plan
 from tsmeta.batches.permutation import uniform
@@ -171,7 +171,7 @@ def shard_cases(n):
         batches = made[name].many(1, 0, len(made[name]))
         for rank in range(3):
             for drop in (False, True):
-                parts = [own for b in batches for own, *_ in Deal(rank, 3, drop)(b)]
+                parts = [own for b in batches for own, *_ in Shard(rank, 3, drop)(b)]
                 out[f'{name} {n} rank {rank} of 3{" without the rest" if drop else ""}'] = pin_epoch(parts)
     return out
 

@@ -71,7 +71,7 @@ def resumed(together):
 def noise(n):
     "Ids and mapped rows of a validation by a random function: the rest of the last batch is the same in all processes"
     dl = loaders(n, fn=noisy).valid
-    return [(dl.ids.copy(), dl.all_ids.copy(), dl._shared, x.as_subclass(torch.Tensor).clone()) for x, _ in dl]
+    return [(dl.ids.copy(), dl.all_ids.copy(), dl.delivered.shared, x.as_subclass(torch.Tensor).clone()) for x, _ in dl]
 
 
 def refused(make):

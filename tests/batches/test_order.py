@@ -350,7 +350,7 @@ def test_batches_never_cross_buckets_whatever_becomes_of_a_loader(batching, worl
             found = buckets(one)
             assert all(len(kinds) == 1 for kinds, _ in found)
             if k: assert sum((ids for _, ids in found), []) == part.ids().tolist() and len(found) == len(dl)
-    assert dls.train.deal.deliveries(dls.train.plan.sizes()) == len(buckets(dls.train))
+    assert dls.train.shard.steps(dls.train.plan.sizes()) == len(buckets(dls.train))
 
 
 def test_a_mix_changed_in_the_middle_of_an_epoch_waits_for_the_next_in_the_state_too():

@@ -19,7 +19,7 @@ import rank_run
 from tsmeta.load.loader import TSMetaDataLoader
 from tsmeta.data.dataset import TSMetaDataset
 from tsmeta.batches.mix import Mix
-from tsmeta.load.distributed import Deal, mean_factor
+from tsmeta.load.distributed import Shard, mean_factor
 from tsmeta.load.loader import check_resume
 
 SIZES = 641, 675
@@ -104,7 +104,7 @@ def test_a_share_of_a_share_is_refused(both):
 
 @given(n=st.integers(0, 300), w=st.integers(1, 9), drop=st.booleans())
 def test_dealing_gives_each_row_once(n, w, drop):
-    batch, each = np.arange(n), [list(Deal(r, w, drop)(np.arange(n))) for r in range(w)]
+    batch, each = np.arange(n), [list(Shard(r, w, drop)(np.arange(n))) for r in range(w)]
     assert len({tuple((len(own), shared) for own, _, shared in e) for e in each}) == 1
     got = []
     for deliveries in zip(*each):
@@ -113,7 +113,7 @@ def test_dealing_gives_each_row_once(n, w, drop):
         got += every.tolist()
     assert got == batch[:len(got)].tolist() and (len(got) == n or drop and n - len(got) == n % w)
     sizes = {n: 1} if n else {}
-    assert Deal(0, w, drop).deliveries(sizes) == len(each[0]) and Deal(0, w, drop).left_out(sizes) == n - len(got)
+    assert Shard(0, w, drop).steps(sizes) == len(each[0]) and Shard(0, w, drop).left_out(sizes) == n - len(got)
 
 
 def world(w, n=100, **kwargs):
@@ -133,7 +133,7 @@ def test_slices_are_those_of_the_batches_of_one_process(w, n, drop, kind):
     got = [[(dl.ids, dl.all_ids) for _ in dl] for dl in dls]
     assert {len(g) for g in got} == {len(dl) for dl in dls}
     assert all(np.array_equal(a[1], b[1]) for g in got[1:] for a, b in zip(g, got[0]))
-    left = dls[0].deal.left_out(one.plan.sizes())
+    left = dls[0].shard.left_out(one.plan.sizes())
     assert sum(len(a) for _, a in got[0]) == sum(map(len, whole)) - left and (drop or not left)
     if left + one.plan.dropped: assert f'{left + one.plan.dropped:,} rows left out' in repr(dls[0])
     rows = dls[0].dataset.gather(got[0][0][0])[0]
@@ -149,8 +149,8 @@ def test_factors_make_a_mean_over_rows():
             one, dls = world(1, n + 41, bs=24)[0], world(w, n + 41, bs=24)
             sizes, total, count = one.plan.sizes(), 0, 0
             for _ in dls[0]:
-                x, shared = dls[0].all_ids, dls[0]._shared
-                total += x.mean()*mean_factor(dls[0].deal, sizes, shared)*len(dls[0].ids)
+                x, shared = dls[0].all_ids, dls[0].delivered.shared
+                total += x.mean()*mean_factor(dls[0].shard, sizes, shared)*len(dls[0].ids)
                 count += len(dls[0].ids)
             assert abs(total/count - (n + 40)/2) < 1e-9
 
@@ -206,10 +206,10 @@ def test_new_loaders_stay_ranks_and_plain_ones_plain():
     dl = world(2, shuffle=True)[1]
     assert isinstance(dl, fastai.distributed.DistributedDL) and isinstance(dl, TSMetaDataLoader) and type(dl).__name__ == 'TSMetaDataLoader'
     new = dl.new()
-    assert new._place == (1, 2) and [new.ids.tolist() for _ in new] == [dl.ids.tolist() for _ in dl]
+    assert (new.sharding.rank, new.sharding.world_size) == (1, 2) and [new.ids.tolist() for _ in new] == [dl.ids.tolist() for _ in dl]
     assert type(world(1)[0]) is TSMetaDataLoader and 'rank 1 of 2' in repr(dl)
     again = pickle.loads(pickle.dumps(dl))
-    assert type(again) is TSMetaDataLoader and again._place == (0, 1) and len(next(iter(again))[0]) == 12
+    assert type(again) is TSMetaDataLoader and (again.sharding.rank, again.sharding.world_size) == (0, 1) and len(next(iter(again))[0]) == 12
 
 
 def test_batch_transforms_are_keyed_by_rank_too():

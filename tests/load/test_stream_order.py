@@ -72,7 +72,7 @@ def test_slices_and_resume_of_any_order(kind, seed, drop, per, world, epoch):
         assert len(stream) == len(want) and uids(stream) == want
         for start in {0, 1, len(want)//2, max(0, len(want)-1), len(want)}:
             assert [b['sample_uid'].tolist() for b in stream.feed.epoch(epoch, start)] == want[start:]
-        for i, (own, every, shared) in enumerate(stream.feed.deliveries(epoch)):
+        for i, (own, every, shared) in enumerate(stream.feed.steps(epoch)):
             assert stream.feed.rank_of(epoch, i) == (world if shared and world > 1 else r)
         for n in (3, 5): assert len(stream.sub_batch(n).rebatch(4)) == len(list(stream.sub_batch(n).rebatch(4)))
         try: size = len(stream.sub_batch(3))
@@ -137,5 +137,5 @@ def test_batches_are_those_of_a_loader_to_the_bit(mds, place):
     a, b = TSMetaDataLoader(mds.train, batch_tfms=Jitter(), device='cpu', **how), TSStreamLoader(mds.train.stream(**how), batch_tfms=Jitter(), device='cpu')
     for _ in range(2):
         for (x, y), (p, q) in zip(a, b, strict=True):
-            assert torch.equal(x, p) and torch.equal(y, q) and np.array_equal(a.ids, b.ids) and np.array_equal(a.all_ids, b.all_ids) and a._shared == b._shared
+            assert torch.equal(x, p) and torch.equal(y, q) and np.array_equal(a.ids, b.ids) and np.array_equal(a.all_ids, b.all_ids) and a.delivered.shared == b.delivered.shared
     assert (a.one_batch()[0] == b.one_batch()[0]).all() and np.array_equal(a.get_idxs(), b.get_idxs()) and a.epoch == b.epoch == 2

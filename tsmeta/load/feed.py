@@ -292,9 +292,13 @@ class PlanFeed:
         names=(), # names of the datasets; needed to ask for them by name
         rank:int=0): # the rank of this process, part of the key of random numbers
         self.plan, self.fetch, self.view, self.index, self.names, self.rank = plan, fetch, view, index, list(names), rank
-        self.seed, self.rows, self.total = plan.seed, plan.n_rows, len(view)
+        self.rows = plan.n_rows
         self.bs = None if getattr(getattr(plan, 'mix', None), 'batching', None) == 'per_dataset' else plan.bs
 
+    @property
+    def seed(self): return self.plan.seed
+    @property
+    def total(self): return len(self.view)
     def __len__(self): return len(self.plan)
     def epoch(self, e:int, start:int=0):
         "Iterate over the batches of epoch `e` from batch `start` on"

@@ -1,4 +1,4 @@
-"""Classes out of balance: weights for the loss, priors, rows drawn by weight, stratified batches
+"""Which rows an epoch holds: weights, parts, strata, mixes and buckets as plans, and how the classes of a set are balanced
 
 Docs: https://tsmeta.github.io/tsmeta/load/sampling.html.md"""
 
@@ -6,7 +6,7 @@ Docs: https://tsmeta.github.io/tsmeta/load/sampling.html.md"""
 
 # %% auto #0
 __all__ = ['SAMPLING', 'per_row', 'row_weights', 'row_groups', 'rows_by_dataset', 'bucket_keys', 'has_keys', 'run_plan',
-           'plan_for', 'Planned', 'ClassBalance']
+           'plan_for', 'Sampling', 'rows_by_class', 'class_weights', 'class_shares', 'class_weights_by_dataset']
 
 # %% ../../nbs/load/sampling.ipynb #63cf280a
 import torch
@@ -25,41 +25,52 @@ def per_row(
     values, # One value per row of this set, or of the whole metadataset
     what:str='weights', # What the values are, for error messages
 ): # numpy array, one value per row of this set
-    "Line up values with the rows of a set"
-    v = np.asarray(values.detach().cpu() if hasattr(values, 'detach') else values)
+    "Return values lined up with the rows of a set"
+    if isinstance(values, torch.Tensor): values = values.detach().cpu()
+    v = np.asarray(values)
     if v.ndim and len(v) == len(ds.index): return v[ds.ids()]
     if v.ndim and len(v) == len(ds): return v
-    raise ValueError(f'{what} must be one value per row, got {v.shape}: the metadataset has {len(ds.index):,} rows, {len(ds):,} of them in this part.')
+    raise ValueError(
+        f'{what} must be one value per row, got {v.shape}: the metadataset has {len(ds.index):,} rows, {len(ds):,} of '
+        'them in this part.')
+
+def _one_class_each(ds): return ds.schema.kind == 'class' and not ds.schema.y_shape
 
 def row_weights(
     ds:TSMetaDataset, # The set whose rows are loaded
     weights, # One number per row of this set, or of the whole metadataset; or 'balanced': every class is drawn alike often
 ): # float64, one per row of this set
-    "Weights lined up with the rows of a set and checked; errors name dataset and row"
-    if isinstance(weights, str):
-        if weights != 'balanced': raise ValueError(f"weights are one number per row, or 'balanced'; got {weights!r}.")
-        if ds.schema.kind != 'class' or ds.schema.y_shape: raise ValueError(f"weights='balanced' needs one class per row, but this metadataset has {ds.schema}.")
-        return 1/np.bincount(ds.targets())[ds.targets()]
+    "Return weights lined up with the rows of a set and checked; errors name dataset and row"
+    if isinstance(weights, str): return _balanced_weights(ds, weights)
     def name(k):
-        d, r = (int(o[0]) for o in ds.index.locate(ds.ids([k])))
-        return f'row {r} of dataset {ds.names[d]!r} ({d})'
+        (d,), (row,) = ds.index.locate(ds.ids([k]))
+        return f'row {row} of dataset {ds.names[d]!r} ({d})'
     return check_weights(per_row(ds, weights), name)
+
+def _balanced_weights(ds, how):
+    if how != 'balanced': raise ValueError(f"weights are one number per row, or 'balanced'; got {how!r}.")
+    if not _one_class_each(ds):
+        raise ValueError(f"weights='balanced' needs one class per row, but this metadataset has {ds.schema}.")
+    y = ds.targets()
+    return 1/np.bincount(y)[y]
 
 def row_groups(
     ds:TSMetaDataset, # The set whose rows are loaded
     stratify, # `True`: by class; or one group per row of this set, or of the whole metadataset
 ): # One group per row of this set, or `None`
-    "The class of each row, for stratified batches"
+    "Return the class (or group) of each row, for stratified batches"
     if stratify is None or stratify is False: return None
     if stratify is not True: return per_row(ds, stratify, 'stratify')
-    if ds.schema.kind != 'class' or ds.schema.y_shape:
-        raise ValueError(f'stratify=True needs one class per row, but this metadataset has {ds.schema}. Give one group per row instead: stratify=groups.')
+    if not _one_class_each(ds):
+        raise ValueError(
+            f'stratify=True needs one class per row, but this metadataset has {ds.schema}. Give one group per row '
+            'instead: stratify=groups.')
     return ds.targets()
 
 # %% ../../nbs/load/sampling.ipynb #0e71b37b
 @compiled
-def _place(ids, starts, guess, shift, free, out):
-    "Put each position behind those of its dataset; are they in order already?"
+def _fill_places(ids, starts, guess, shift, free, out):
+    "Put each position behind those of its dataset; return whether they were in order already"
     last, ordered = 0, True
     for k in range(len(ids)):
         d = locate1(ids[k], starts, guess, shift)
@@ -70,41 +81,53 @@ def _place(ids, starts, guess, shift, free, out):
     return ordered
 
 def _by_dataset(ds):
-    view, i = ds.selection, ds.index
-    if view.ranges is not None and (np.diff(i.locate((view.ranges - [0, 1]).ravel())[0]) >= 0).all(): return None
-    ids, out = view.ids(), np.empty(len(view), np.int64)
-    return None if _place(ids, i.starts, i.guess, i.shift, np.cumsum(ds.lens) - ds.lens, out) else out
+    view, index = ds.selection, ds.index
+    if view.ranges is not None:
+        ends = (view.ranges - [0, 1]).ravel()
+        if (np.diff(index.locate(ends)[0]) >= 0).all(): return None
+    out, free = np.empty(len(view), np.int64), np.cumsum(ds.lens) - ds.lens
+    ordered = _fill_places(view.ids(), index.starts, index.guess, index.shift, free, out)
+    return None if ordered else out
 
 _places = WeakKeyDictionary() # view → (index, places): loaders made from loaders need not look again
 
 def rows_by_dataset(
     ds:TSMetaDataset, # The set whose rows are loaded
 ): # int64 positions, or `None` if the set holds the rows of one dataset after those of another already
-    "Where in a set the rows of each dataset stand, dataset by dataset"
-    if ds.selection is None: return None
-    if _places.get(ds.selection, (None,))[0] is not ds.index: _places[ds.selection] = ds.index, _by_dataset(ds)
-    return _places[ds.selection][1]
+    "Return the positions in a set of the rows of each dataset, dataset by dataset"
+    view = ds.selection
+    if view is None: return None
+    if _places.get(view, (None,))[0] is not ds.index: _places[view] = ds.index, _by_dataset(ds)
+    return _places[view][1]
 
 def bucket_keys(
     ds:TSMetaDataset, # The set whose rows are loaded
     batching, # 'per_dataset', 'bucket' (rows of one length), a column of `info`, or one key per dataset
 ): # One key per dataset
-    "What the rows of one batch have in common"
+    "Return what the rows of one batch have in common"
     if not isinstance(batching, str): return np.asarray(batching)
     if batching == 'per_dataset': return np.arange(len(ds.lens))
     columns = [] if ds.info is None else list(ds.info)
-    if batching == 'bucket' and batching not in columns: return np.zeros(len(ds.lens)) if (own := getattr(ds.gather, 'own_steps', None)) is None else own
-    if batching not in columns: raise ValueError(f"batching must be 'per_dataset', 'bucket', a column of info ({', '.join(columns) or 'there are none'}) or one key per dataset, got {batching!r}.")
-    return ds.info[batching].astype(str).to_numpy()
+    if batching in columns: return ds.info[batching].astype(str).to_numpy()
+    if batching == 'bucket':
+        steps = _own_steps(ds)
+        return np.zeros(len(ds.lens)) if steps is None else steps
+    raise ValueError(
+        f"batching must be 'per_dataset', 'bucket', a column of info ({', '.join(columns) or 'there are none'}) or one "
+        f'key per dataset, got {batching!r}.')
+
+def _own_steps(ds):
+    "Return the number of steps of each dataset where these differ, else `None`"
+    return getattr(ds.gather, 'own_steps', None)
 
 def _length_keys(ds):
-    "What `ragged='bucket'` and `'per_dataset'` ask of batches, else `None`"
-    own = getattr(ds.gather, 'own_steps', None)
-    if own is None: return None
-    return 'per_dataset' if ds.schema.policies.ragged.how == 'per_dataset' else own
+    "Return the batching that `ragged='bucket'` and `'per_dataset'` need, else `None`"
+    steps = _own_steps(ds)
+    if steps is None: return None
+    return 'per_dataset' if ds.schema.policies.ragged.how == 'per_dataset' else steps
 
-def has_keys(ds, batching):
-    "Can the datasets of this set be put into buckets in that way?"
+def has_keys(ds, batching)->bool:
+    "Return whether the datasets of this set can be put into buckets in that way"
     if not isinstance(batching, str): return len(batching) == len(ds.lens)
     return batching in ('per_dataset', 'bucket') or ds.info is not None and batching in ds.info
 
@@ -114,20 +137,28 @@ def run_plan(
     bs:int, # Rows per batch
     order=None, # Positions in the set, in the order in which they are to come; all of them, from first to last, if `None`
 )->RunPlan: # Over places in that order
-    "Cut an order that is given into batches whose datasets have one key"
+    "Return the plan that cuts a given order into batches whose datasets have one key"
     keys = bucket_keys(ds, batching)
-    if len(keys) != len(ds.lens) or order is None and (ds.selection is None or rows_by_dataset(ds) is None): return RunPlan(ds.lens, keys, bs)
-    of = np.unique(keys, return_inverse=True)[1][ds.index.locate(ds.ids(order))[0]]
+    in_order = order is None and (ds.selection is None or rows_by_dataset(ds) is None)
+    if len(keys) != len(ds.lens) or in_order: return RunPlan(ds.lens, keys, bs)
+    codes = np.unique(keys, return_inverse=True)[1]
+    of = codes[ds.index.locate(ds.ids(order))[0]]
     ends = np.flatnonzero(np.r_[of[1:] != of[:-1], True]) + 1
     return RunPlan(np.diff(ends, prepend=0), of[ends-1], bs)
 
-def _at_odds(full, shuffle, other, mix, batching):
-    "Refuse what cannot be asked at once"
-    if mix is not None and other: raise ValueError(f'mix says how much of each dataset an epoch holds; it cannot go with {", ".join(other)}.')
-    if mix is not None and not (full and shuffle): raise ValueError('mix draws rows at random, which needs shuffle=True.')
+_ARGUMENTS = dict(weights='weights', groups='stratify', take='partial_n') # of `make_plan` → of a loader
+
+def _refuse_combination(full, shuffle, other, mix, batching):
+    "Raise a `ValueError` for arguments that exclude each other"
+    named = ', '.join(other)
+    if mix is not None and other:
+        raise ValueError(f'mix says how much of each dataset an epoch holds; it cannot go with {named}.')
+    if mix is not None and not (full and shuffle):
+        raise ValueError('mix draws rows at random, which needs shuffle=True.')
     if not full and (other or batching is not None):
-        raise ValueError(f'shuffle={shuffle!r} says where each row comes; it cannot go with {", ".join(other) or "batching"}.')
-    if batching is not None and other: raise ValueError(f'batching says which rows share a batch; it cannot go with {", ".join(other)}.')
+        raise ValueError(f'shuffle={shuffle!r} says where each row comes; it cannot go with {named or "batching"}.')
+    if batching is not None and other:
+        raise ValueError(f'batching says which rows share a batch; it cannot go with {named}.')
 
 def plan_for(
     ds:TSMetaDataset, # The set whose rows are loaded
@@ -138,14 +169,17 @@ def plan_for(
     batching=None, # See `bucket_keys`
     **rows, # `weights`, `groups` and `take` of `make_plan`
 )->Plan:
-    "The plan that gives what a loader is asked"
+    "Return the plan for the arguments of a loader"
     full = shuffle in (True, False, 'full')
-    if batching is None and full and getattr(mix, 'batching', 'random') == 'random' and not any(v is not None for v in rows.values()): batching = _length_keys(ds)
-    _at_odds(full, shuffle, [n for n, k in (('weights', 'weights'), ('stratify', 'groups'), ('partial_n', 'take')) if rows.get(k) is not None], mix, batching)
-    if batching is not None and not (shuffle and len(ds)): return run_plan(ds, batching, bs)
+    other = [name for k, name in _ARGUMENTS.items() if rows.get(k) is not None]
+    mixes_rows = getattr(mix, 'batching', 'random') == 'random'
+    if batching is None and full and mixes_rows and not other: batching = _length_keys(ds)
+    _refuse_combination(full, shuffle, other, mix, batching)
     by_ds = dict(drop_last=drop_last, names=ds.names)
     if batching is not None:
-        return BucketPlan(ds.lens, bucket_keys(ds, batching), bs, 'proportional' if mix is None else mix, where=rows_by_dataset(ds), **by_ds)
+        if not shuffle or not len(ds): return run_plan(ds, batching, bs)
+        mix = 'proportional' if mix is None else mix
+        return BucketPlan(ds.lens, bucket_keys(ds, batching), bs, mix, where=rows_by_dataset(ds), **by_ds)
     if mix is not None: return MixPlan(ds.lens, bs, mix, where=rows_by_dataset(ds), **by_ds)
     if not full: return order_plan(shuffle, ds.lens, bs, lambda: rows_by_dataset(ds), drop_last=drop_last)
     return make_plan(len(ds), bs, shuffle=bool(shuffle), drop_last=drop_last, **rows)
@@ -153,95 +187,105 @@ def plan_for(
 # %% ../../nbs/load/sampling.ipynb #ebd8db5a
 SAMPLING = 'weights', 'partial_n', 'stratify', 'mix', 'batching'
 
-def _setting(name):
-    def get(self): return self._settings[name]
-    def put(self, value):
-        if self._settings.get(name) != value: self._plan_with(**{name: value})
-    return property(get, put, doc=f'`{name}` of the plan; the plan is made anew when it changes')
+class Sampling:
+    "Which rows make the batches of a loader: what was asked for, the seed, and the plan made of them"
+    def __init__(self,
+        ds:TSMetaDataset, # The set whose rows are loaded
+        seed:int=None, # Decides the order; drawn from torch's global generator, once, when a plan needs it
+        bs:int=64, # Rows per batch
+        shuffle=False, # Anything `shuffle=` takes
+        drop_last:bool=False, # Leave out an incomplete last batch
+        asked:dict=None, # `weights`, `partial_n`, `stratify`, `mix` and `batching` as they were given
+    ):
+        self.dataset, self.given_seed, self.seed = ds, seed, seed
+        self.asked = {k: v for k, v in (asked or {}).items() if v is not None}
+        self.settings = {} # Arguments of `plan_for`
+        self.unseeded = None # Their plan, whose seed is set when it is asked for
+        find = self.asked.get
+        weights = row_weights(ds, find('weights')) if 'weights' in self.asked else None
+        self.change(bs=bs, shuffle=shuffle, drop_last=drop_last, mix=find('mix'), batching=find('batching'),
+                    weights=weights, groups=row_groups(ds, find('stratify')), take=find('partial_n'))
 
-class Planned:
-    "A loader whose order is decided by a plan, made from its settings"
-    bs, shuffle, drop_last = map(_setting, ('bs', 'shuffle', 'drop_last'))
+    def change(self, **settings):
+        "Make the plan anew with these changes to the settings"
+        settings = {**self.settings, **settings}
+        bs = settings['bs']
+        if not isinstance(bs, (int, np.integer)) or bs < 1:
+            raise ValueError(f'bs is a number of rows, 1 or more; got {bs!r}.')
+        self.unseeded = plan_for(self.dataset, **{**settings, 'bs': int(bs)})
+        self.settings = settings
+
+    def draw_seed(self)->int:
+        "Return the seed, drawn now if none was given"
+        if self.seed is None: self.seed = int(torch.empty((), dtype=torch.int64).random_())
+        return self.seed
 
     @property
-    def weights(self):
-        "How often each row of the set is drawn, summing to 1; `None` if all are given alike"
-        w = self._settings['weights']
-        return None if w is None else w/w.sum()
+    def plan(self)->Plan:
+        "Return the plan, with its seed"
+        plan = self.unseeded
+        if plan.shuffle: self.draw_seed()
+        plan.seed = self.seed or 0
+        return plan
 
-    def _plan_with(self, **changes):
-        "Make the plan anew with these changes to the settings"
-        settings = {**self.__dict__.get('_settings', {}), **changes}
-        if not isinstance(bs := settings['bs'], (int, np.integer)) or bs < 1: raise ValueError(f'bs is a number of rows, 1 or more; got {bs!r}.')
-        self._plan = plan_for(self.dataset, **{**settings, 'bs': int(bs)})
-        self._settings = settings
+    def plan_over(self, order)->Plan:
+        "Return the plan that cuts an order, given as positions in the set, into batches of places in it"
+        batching, bs = self.settings['batching'], self.settings['bs']
+        if batching is None: batching = _length_keys(self.dataset)
+        return Plan(len(order), bs) if batching is None else run_plan(self.dataset, batching, bs, order)
 
-    def _sample(self, weights=None, partial_n=None, stratify=None, mix=None, batching=None):
-        "What was asked about the choice of rows, in the terms of a plan"
-        self._asked_rows = {k: v for k, v in zip(SAMPLING, (weights, partial_n, stratify, mix, batching)) if v is not None}
-        weights = None if weights is None else row_weights(self.dataset, weights)
-        return dict(weights=weights, groups=row_groups(self.dataset, stratify), take=partial_n, mix=mix, batching=batching)
+    def described(self)->str:
+        "Return what was asked about rows, for a repr; long values by their name alone"
+        texts = {k: f'{k}={v!r}' for k, v in self.asked.items()}
+        return ''.join(f', {text if len(text) <= 60 else k}' for k, text in texts.items())
 
-    def _rows_said(self):
-        "What was asked about the choice of rows, for a repr; long values by their name alone"
-        said = {k: f'{k}={v!r}' for k, v in self._asked_rows.items() if v is not None}
-        return ''.join(f', {t if len(t) <= 60 else k}' for k, t in said.items())
-
-    def _rows_kept(self, ds, changes):
-        "What was asked about the choice of rows and still holds for a loader with these changes: over other rows, or in their order, only what belongs together"
-        if ds is self.dataset and changes.get('shuffle', True): return self._asked_rows
-        return {k: v for k, v in self._asked_rows.items() if k == 'batching' and has_keys(ds, v)}
-
-    def _plan_given(self, order=None):
-        "The plan; for an order that somebody else decided, the plan that cuts it into batches of places"
-        if order is None: return self.plan
-        if (batching := self._settings['batching']) is None: batching = _length_keys(self.dataset)
-        return Plan(len(order), self.bs) if batching is None else run_plan(self.dataset, batching, self.bs, order)
-
-    def set_mix(self, mix):
-        "Change how much of each dataset an epoch holds, from the next epoch on"
-        old, order = self._settings['mix'], self.plan.fingerprint if getattr(self, '_start', 0) else None
-        self._plan_with(mix=mix)
-        if order not in (None, self.plan.fingerprint):
-            self._plan_with(mix=old)
-            raise ValueError('This loader goes on in the middle of an epoch, and a new mix would change what is left of it. Begin the epoch first; the mix then counts from the next one on.')
-        self._asked_rows['mix'] = mix
+    def kept_for(self, ds, changes)->dict:
+        "Return what still holds for a loader with these changes: over other rows, or in order, only the batching"
+        if ds is self.dataset and changes.get('shuffle', True): return self.asked
+        return {k: v for k, v in self.asked.items() if k == 'batching' and has_keys(ds, v)}
 
 # %% ../../nbs/load/sampling.ipynb #2c728ee6
-class ClassBalance:
-    "How the classes of a loader's rows are balanced"
-    @property
-    def class_counts(self):
-        "Rows of each class (or with each label), `(c,)`; classes that no row has count 0; `None` where targets are not labels"
-        if not self.dataset.cat: return None
-        y = self.dataset.targets()
-        return y.sum(0) if self.dataset.schema.kind == 'multi' else np.bincount(y.reshape(-1), minlength=self.dataset.c).astype(np.float64)
+def rows_by_class(
+    ds:TSMetaDataset, # A metadataset or a part of one
+): # float64 `(c,)`, or `None`
+    "Return the rows of each class (or with each label); 0 for classes that no row has; `None` where targets are not labels"
+    if not ds.cat: return None
+    y = ds.targets()
+    if ds.schema.kind == 'multi': return y.sum(0)
+    return np.bincount(y.reshape(-1), minlength=ds.c).astype(np.float64)
 
-    @property
-    def cws(self):
-        "Weights for the loss, `(c,)`: inverse to the frequency of a class, summing to 1; rows without a label to rows with it, for multi-label targets; 0 where a class is absent"
-        n = self.class_counts
-        if n is None: return None
-        with np.errstate(divide='ignore', invalid='ignore'): w = (len(self.dataset) - n if self.dataset.schema.kind == 'multi' else 1)/n
-        w = np.where(n > 0, w, 0)
-        return self._on_device(w if self.dataset.schema.kind == 'multi' else w/max(w.sum(), 1e-12))
+def class_weights(
+    ds:TSMetaDataset, # A metadataset or a part of one
+): # float64 `(c,)`, or `None`
+    """Return weights for the loss: inverse to the frequency of a class, summing to 1; rows without a label to rows with
+    it, for multi-label targets; 0 where a class is absent"""
+    n = rows_by_class(ds)
+    if n is None: return None
+    multi = ds.schema.kind == 'multi'
+    share = len(ds) - n if multi else np.ones(len(n))
+    w = np.divide(share, n, out=np.zeros(len(n)), where=n > 0)
+    return w if multi else w/max(w.sum(), 1e-12)
 
-    @property
-    def class_priors(self):
-        "Share of each class, `(c,)`, summing to 1; share of rows with each label, for multi-label targets"
-        n = self.class_counts
-        if n is None: return None
-        return self._on_device(n/max(1, len(self.dataset) if self.dataset.schema.kind == 'multi' else n.sum()))
+def class_shares(
+    ds:TSMetaDataset, # A metadataset or a part of one
+): # float64 `(c,)`, or `None`
+    "Return the share of each class, summing to 1; the share of rows with each label, for multi-label targets"
+    n = rows_by_class(ds)
+    if n is None: return None
+    total = len(ds) if ds.schema.kind == 'multi' else n.sum()
+    return n/max(1, total)
 
-    @property
-    def cws_by_dataset(self):
-        "Weights for the loss within each dataset, `(datasets, c)`: inverse to the frequency of a class among its rows, 1 on average over them; 0 where a class is absent"
-        if not self.dataset.cat: return None
-        ds, y = self.dataset.index.locate(self.dataset.ids())[0], self.dataset.targets()
-        n = np.zeros((len(self.dataset.names), self.dataset.c))
-        if self.dataset.schema.kind == 'multi': np.add.at(n, ds, y)
-        else: np.add.at(n, (np.repeat(ds, y[0].size if len(y) else 1), y.reshape(-1)), 1)
-        with np.errstate(divide='ignore', invalid='ignore'): w = n.sum(1, keepdims=True)/((n > 0).sum(1, keepdims=True)*n)
-        return self._on_device(np.where(n > 0, w, 0))
-
-    def _on_device(self, a): return torch.as_tensor(np.asarray(a), dtype=torch.float32, device=self.device)
+def class_weights_by_dataset(
+    ds:TSMetaDataset, # A metadataset or a part of one
+): # float64 `(datasets, c)`, or `None`
+    """Return weights for the loss within each dataset: inverse to the frequency of a class among its rows, 1 on average
+    over them; 0 where a class is absent"""
+    if not ds.cat: return None
+    of, y = ds.index.locate(ds.ids())[0], ds.targets()
+    n = np.zeros((len(ds.names), ds.c))
+    if ds.schema.kind == 'multi': np.add.at(n, of, y)
+    else:
+        each = y[0].size if len(y) else 1
+        np.add.at(n, (np.repeat(of, each), y.reshape(-1)), 1)
+    there = (n > 0).sum(1, keepdims=True)
+    return np.divide(n.sum(1, keepdims=True), there*n, out=np.zeros(n.shape), where=n > 0)

@@ -8,10 +8,8 @@ Docs: https://tsmeta.github.io/tsmeta/load/stream_loader.html.md"""
 __all__ = ['LoaderFeed', 'TSStreamLoader']
 
 # %% ../../nbs/load/stream_loader.ipynb #8e2f2981
-import random
 import numpy as np, torch.distributed as dist
 from collections.abc import Mapping
-from fastai.data.core import TfmdDL
 from fastai.torch_core import default_device, to_device
 from fastcore.basics import patch
 from fasttransform import Pipeline
@@ -20,18 +18,17 @@ from itertools import islice
 # %% ../../nbs/load/stream_loader.ipynb #8e2f2982
 from ..splits.index import digest, View
 from ..data.dataset import TSMetaDataset
-from ..data.ids import transform_batch
-from .distributed import process_rank, ranked, row_prints, Sharded
+from .distributed import Delivered, process_rank, ranked, RankedDL, row_prints, Sharding
 from .feed import PlanFeed, UID
 from .loader import TSMetaDataLoader, TSMetaDataLoaders
-from .reading import is_random, keyed
+from .reading import run_batch_tfms
 from .sampling import SAMPLING
 from .stages import chain_size_hint
 from .stream import Stream
 
 # %% ../../nbs/load/stream_loader.ipynb #31f85211
 class _Fetch:
-    "The columns of a batch, by global ids"
+    "Return the columns of a batch, by global ids"
     def __init__(self, ds): self.ds = ds
     def __call__(self, ids, *key):
         x, y = self.ds.gather(ids, *key)
@@ -40,58 +37,80 @@ class _Fetch:
 class LoaderFeed(PlanFeed):
     "Read what a loader delivers to its process, without its transforms"
     def __init__(self, dl:TSMetaDataLoader):
-        ds, plan, self.dl, self.deal = dl.dataset, dl.plan, dl, dl.deal
-        super().__init__(plan, _Fetch(ds), View(slice(None), len(ds.index)) if ds.selection is None else ds.selection, ds.index, ds.names, self.deal.rank)
-        self.rows, self._print, self._cuts = self.deal.own(plan.sizes()), None, (None,)*3
-        self.rests = any(self.deal._even(n)[1] for n in plan.sizes())
-        self.bs = None if plan.uneven or self.rests else plan.bs//self.deal.world_size
+        self.dl, self.shard = dl, dl.shard
+        self.cuts = None # (epoch, rows of each batch, steps before each batch) of an uneven plan, for one epoch
+        ds, plan = dl.dataset, dl.plan
+        view = View(slice(None), len(ds.index)) if ds.selection is None else ds.selection
+        super().__init__(plan, _Fetch(ds), view, ds.index, ds.names, self.shard.rank)
+        self.rows = self.shard.own(plan.sizes())
+        self.bs = None if plan.uneven or self.rests else plan.bs//self.shard.world_size
+
     def __reduce__(self): return LoaderFeed, (self.dl,)
-    def __len__(self): return self.deal.deliveries(self.plan.sizes())
+    def __len__(self): return self.shard.steps(self.plan.sizes())
+
+    @property
+    def rests(self)->bool:
+        "Return whether batches have rows that cannot be divided evenly, and which all processes get"
+        return any(self.shard.sizes(n)[1] for n in self.plan.sizes())
+
+    def _batches(self, e, start=0):
+        "Iterate over the positions of the batches of an epoch"
+        n = len(self.plan)
+        for i in range(start, n, self.ahead): yield from self.plan.many(e, i, min(i + self.ahead, n))
 
     def _cut(self, e):
-        "Rows of each batch of an uneven plan, and how many deliveries the batches before it make"
-        if self._cuts[0] != e:
-            sizes = [len(b) for i in range(0, len(self.plan), self.ahead) for b in self.plan.many(e, i, min(i + self.ahead, len(self.plan)))]
-            self._cuts = e, sizes, np.cumsum([0, *(sum(map(bool, self.deal._even(n))) for n in sizes)])
-        return self._cuts[1:]
+        "Return the rows of each batch of an uneven plan, and how many steps the batches before it make"
+        if self.cuts is None or self.cuts[0] != e:
+            sizes = [len(b) for b in self._batches(e)]
+            steps = [self.shard.steps_of(n) for n in sizes]
+            self.cuts = e, sizes, np.cumsum([0, *steps])
+        return self.cuts[1:]
 
     def _batch_of(self, e, i):
-        "The batch that makes item `i` of an epoch, and the first item that it makes"
+        "Return the batch that makes item `i` of an epoch, and the first item that it makes"
         n = len(self.plan)
-        if not self.plan.uneven or len(self) == n: return (min(i, max(n - 1, 0)),)*2
+        if not self.plan.uneven or len(self) == n:
+            k = min(i, max(n - 1, 0))
+            return k, k
         begins = self._cut(e)[1]
         k = int(np.searchsorted(begins, i, side='right')) - 1
         return k, int(begins[k])
 
-    def rank_of(self, e, i):
-        "Whose item `i` of an epoch is: the number of this process; if all processes get it, how many they are"
-        if not self.rests or i >= len(self): return self.rank
-        if not self.plan.uneven: return self.deal.world_size if i == len(self) - 1 else self.rank
+    def rank_of(self, e, i)->int:
+        "Return the rank that item `i` of an epoch belongs to; the number of processes if all of them get it"
+        rank, world_size = self.rank, self.shard.world_size
+        if not self.rests or i >= len(self): return rank
+        if not self.plan.uneven: return world_size if i == len(self) - 1 else rank
         sizes, begins = self._cut(e)
         k = np.searchsorted(begins, i, side='right') - 1
-        return self.rank if self.deal._even(sizes[k])[0] and i == begins[k] else self.deal.world_size
+        even = self.shard.sizes(sizes[k])[0] and i == begins[k]
+        return rank if even else world_size
 
-    def deliveries(self, e, start=0):
-        "From item `start` of an epoch on: ids for this process, those for all together, and are these the same?"
-        n, (k, begin) = len(self.plan), self._batch_of(e, start)
-        parts = (part for i in range(k, n, self.ahead) for b in self.plan.many(e, i, min(i + self.ahead, n)) for part in self.deal(b))
-        for own, every, shared in islice(parts, start - begin, None): yield self.view.ids(own), self.view.ids(every), shared
+    def steps(self, e, start=0):
+        "Iterate over the steps of an epoch from item `start` on: ids for this process, those for all together, whether these are the same"
+        k, begin = self._batch_of(e, start)
+        steps = (step for batch in self._batches(e, k) for step in self.shard(batch))
+        for own, every, shared in islice(steps, start - begin, None): yield self.view.ids(own), self.view.ids(every), shared
 
     def epoch(self, e, start=0):
         "Iterate over the items of epoch `e` from item `start` on"
-        key = [k for k in [self.crop_key(e)] if k is not None]
-        for ids, _, _ in self.deliveries(e, start): yield {**self.fetch(ids, *key), UID: ids}
+        key = self.crop_key(e)
+        keys = [] if key is None else [key]
+        for ids, _, _ in self.steps(e, start): yield {**self.fetch(ids, *keys), UID: ids}
 
     def crop_key(self, e):
-        "What decides, with its id, where a row is cropped in an epoch, as in the loader; `None` where nothing is cropped at random"
-        return self.dl._reader().crop_key(e)
+        "Return what decides, with its id, where a row is cropped in an epoch, as in the loader; `None` where nothing is"
+        return self.dl.reader().crop_key(e)
 
     def pick(self, positions):
-        "A feed over these rows of the set only, in this order"
+        "Return a feed over these rows of the set only, in this order"
         return LoaderFeed(self.dl.new(self.dl.dataset.subset(positions), shuffle=False, drop_last=False))
+
     def describe(self):
-        if self._print is None: self._print = digest(*row_prints(self.dl.dataset).values())[:8]
-        return f'{self.total:,} rows of {self._print} by plan {self.plan.fingerprint}' + f', rests of {self.deal.world_size}'*(len(self) > len(self.plan))
+        "Return rows, plan and sharding as a text"
+        rows = digest(*row_prints(self.dl.dataset).values())[:8]
+        rests = f', rests of {self.shard.world_size}' if len(self) > len(self.plan) else ''
+        return f'{self.total:,} rows of {rows} by plan {self.plan.fingerprint}{rests}'
 
 _ORDER = *SAMPLING, 'n', 'rank', 'world_size'
 
@@ -105,12 +124,24 @@ def stream(self:TSMetaDataset,
     **kwargs, # More about rows, as for loaders: `weights`, `partial_n`, `stratify`, `batching`; `n`; `rank`, `world_size`
 )->Stream: # Batches: dicts of `x`, `y` (numpy) and `sample_uid`, the global ids
     "Stream the batches a loader with the same arguments delivers, for work to be added"
-    if odd := sorted(set(kwargs) - {*_ORDER}):
-        raise TypeError(f'.stream does not take {", ".join(odd)}. What decides about rows is bs, shuffle, seed, drop_last, {", ".join(_ORDER)}; workers belong to .map(…, num_workers=).')
+    odd = sorted(set(kwargs) - {*_ORDER})
+    if odd:
+        raise TypeError(f'.stream does not take {", ".join(odd)}. What decides about rows is bs, shuffle, seed, drop_last, '
+                        f'{", ".join(_ORDER)}; workers belong to .map(…, num_workers=).')
     return Stream.of(LoaderFeed(TSMetaDataLoader(self, bs, shuffle, drop_last, seed=seed, mix=mix, device='cpu', **kwargs)))
 
 # %% ../../nbs/load/stream_loader.ipynb #92470db6
-class TSStreamLoader(Sharded, TfmdDL):
+def _dataset_of(stream):
+    "Return the metadataset that a stream reads, or `None`"
+    if isinstance(stream.feed, LoaderFeed): return stream.feed.dl.dataset
+    return stream.feed.fetch.ds if isinstance(stream.feed, PlanFeed) and isinstance(stream.feed.fetch, _Fetch) else None
+
+def _order_of(feed):
+    "Return bs, shuffle and drop_last of the loader behind a feed; those of a plain loader without one"
+    if isinstance(feed, LoaderFeed): return dict(bs=feed.dl.bs, shuffle=bool(feed.dl.shuffle), drop_last=bool(feed.dl.drop_last))
+    return dict(bs=getattr(feed, 'bs', None) or 1, shuffle=False, drop_last=False)
+
+class TSStreamLoader(RankedDL):
     "Batches of a stream over a metadataset, typed and with the ids of their rows"
     def __new__(cls, *args, **kwargs): return super().__new__(ranked(cls) if process_rank()[1] > 1 else cls)
 
@@ -121,126 +152,152 @@ class TSStreamLoader(Sharded, TfmdDL):
         batch_tfms=None, # Transforms of whole batches
         x_shape=None, # Shape of one row; that of the first batch, which is made to see it, if `None`
     ):
-        feed, self.stream = stream.feed, stream
-        dataset = getattr(getattr(feed, 'fetch', None), 'ds', None) if dataset is None else dataset
-        if not isinstance(dataset, TSMetaDataset): raise TypeError('Say which metadataset the ids of this stream belong to: dataset=mds.train.')
-        self._n = chain_size_hint(feed, stream.verbs).items
-        if self._n is None: len(stream)
-        self._ids, self._all_ids, self._shared, self._agreed, self._sized, self._crop = None, None, False, False, False, None
-        self._join_ranks()
-        self._x_shape = tuple(self._peek(lambda: self._checked(next(iter(stream), {})))['x'].shape[1:]) if x_shape is None else x_shape
-        tfms, own = [batch_tfms] if callable(batch_tfms) and not isinstance(batch_tfms, Pipeline) else batch_tfms, getattr(feed, 'dl', None)
-        rng = random.getstate()
-        try: TfmdDL.__init__(self, dataset, bs=own.bs if own else getattr(feed, 'bs', None) or 1, shuffle=bool(own and own.shuffle), drop_last=bool(own and own.drop_last),
-                             num_workers=0, after_batch=tfms, do_setup=x_shape is None, device=default_device() if device is None else device)
-        finally: random.setstate(rng)
+        if dataset is None: dataset = _dataset_of(stream)
+        if not isinstance(dataset, TSMetaDataset):
+            raise TypeError('Name the metadataset that the ids of this stream belong to: dataset=mds.train.')
+        self.stream = stream
+        self.n_batches = chain_size_hint(stream.feed, stream.stages).items
+        if self.n_batches is None: len(stream)
+        self.same_sizes = False # Whether processes have compared the sizes of their last batch
+        sharding = self._sharding()
+        self.x_shape = self._first_shape() if x_shape is None else x_shape
+        if callable(batch_tfms) and not isinstance(batch_tfms, Pipeline): batch_tfms = [batch_tfms]
+        if device is None: device = default_device()
+        super().__init__(dataset, sharding, num_workers=0, after_batch=batch_tfms, do_setup=x_shape is None, device=device,
+                         **_order_of(stream.feed))
 
-    def __len__(self): return self._n
-    def __repr__(self): return f'{type(self).__name__}: {self._n:,} batches of {self.stream}'
+    def __len__(self): return self.n_batches
+    def __repr__(self): return f'{type(self).__name__}: {self.n_batches:,} batches of {self.stream}'
     @property
-    def plan(self): return self.stream.feed.plan
+    def plan(self):
+        "Which rows make each batch of the source"
+        return self.stream.feed.plan
     @property
-    def vars(self): return self._x_shape[-2]
+    def epoch(self)->int:
+        "The epoch of the next iteration"
+        return self.stream.next_place.epoch
+    @epoch.setter
+    def epoch(self, epoch): self.set_epoch(epoch)
     @property
-    def len(self): return self._x_shape[-1]
+    def vars(self): return self.x_shape[-2]
     @property
-    def ids(self): return self._ids
-    @property
-    def where(self): return None if self._ids is None else self.dataset.where(self._ids, *([] if self._crop is None else [self._crop]))
+    def len(self): return self.x_shape[-1]
     def _one_pass(self): self._n_inp, self._types = 1, {tuple: self.dataset.types}
 
+    def _first_shape(self):
+        with self.stream.undisturbed(): return tuple(self._checked(next(iter(self.stream), {}))['x'].shape[1:])
+
     def _checked(self, b):
+        "Return a batch; a `ValueError` unless it has x and ids, and as many rows in each"
         has = sorted(b) if isinstance(b, Mapping) else type(b).__name__
         if not {'x', UID} <= {*has}:
-            raise ValueError(f'Batches for training need x and sample_uid; those of {self.stream} have {has or "nothing"}. Functions of .map must pass both on.')
-        if odd := [k for k in ('x', 'y') if k in b and len(b[k]) != len(b[UID])]:
-            raise ValueError(f'A batch of {self.stream} has {len(b[UID])} sample_uid, but {len(b[odd[0]])} rows in {odd[0]!r}. Functions of .map must choose rows of all columns alike.')
+            raise ValueError(f'Batches for training need x and sample_uid; those of {self.stream} have {has or "nothing"}. '
+                             'Functions of .map must pass both on.')
+        for k in ('x', 'y'):
+            if k in b and len(b[k]) != len(b[UID]):
+                raise ValueError(f'A batch of {self.stream} has {len(b[UID])} sample_uid, but {len(b[k])} rows in {k!r}. '
+                                 'Functions of .map must choose rows of all columns alike.')
         return b
 
     def __iter__(self):
-        self._agree()
+        if not self.sharding.alone: self.sharding.agree(self.dataset, self.plan)
         self.before_iter()
-        typed, feed, (epoch, n, _) = self.dataset.typer(), self.stream.feed, self.stream._next
-        told = feed.deliveries(epoch, n) if self._told and self._place[1] > 1 else None
-        key = feed.crop_key(epoch) if isinstance(feed, LoaderFeed) else None
-        for n, b in enumerate(self.stream, n):
-            self._tell(self._checked(b), told and next(told))
-            self._crop = key
-            out = to_device(typed(np.ascontiguousarray(b['x'], dtype=np.float32), y if (y := b.get('y')) is None or hasattr(y, 'shape') else np.asarray(y)), self.device)
-            rows = self.dataset.deliver(self._ids)
-            if not any(map(is_random, getattr(self.after_batch, 'fs', [self.after_batch]))): out = transform_batch(self.after_batch, out, rows)
-            else:
-                rank, world = self._place
-                with keyed(self.stream.seed, epoch, n, *([world if self._shared else rank] if world > 1 else [])): out = transform_batch(self.after_batch, out, rows)
-            yield out
+        feed, typed, place = self.stream.feed, self.dataset.typer(), self.stream.next_place
+        steps = None if self.sharding.alone or not self.knows_rows else feed.steps(place.epoch, place.delivered)
+        crop_key = feed.crop_key(place.epoch) if isinstance(feed, LoaderFeed) else None
+        for n, b in enumerate(self.stream, place.delivered):
+            step = None if steps is None else next(steps)
+            yield self._deliver(self._checked(b), step, crop_key, typed, place.epoch, n)
         self.after_iter()
+
+    def _deliver(self, b, step, crop_key, typed, epoch, n):
+        "Return a batch of the stream as typed tensors that carry their ids, after its transforms"
+        self._note(np.asarray(b[UID]), step, crop_key)
+        x, y = np.ascontiguousarray(b['x'], dtype=np.float32), b.get('y')
+        if y is not None and not hasattr(y, 'shape'): y = np.asarray(y)
+        out, ids = to_device(typed(x, y), self.device), self.dataset.deliver(self.delivered.ids)
+        rank = self.sharding.key(self.delivered.shared)
+        return run_batch_tfms(self.after_batch, out, ids, self.stream.seed, epoch, n, *rank)
 
     def one_batch(self):
         "The first batch of the epoch to come, without beginning it"
-        if not self._n: raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
-        return self._peek(lambda: next(iter(self)))
-
-    def _peek(self, look):
-        "Look at the stream and leave it as if nobody had"
-        s = self.stream
-        run, after, place = s._run, s._next, s._place
-        try: return look()
-        finally: s._run, s._next, s._place = run, after, place
+        if not self.n_batches: raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
+        with self.stream.undisturbed(): return next(iter(self))
 
 # %% ../../nbs/load/stream_loader.ipynb #cfbcbcfe
 @patch(as_prop=True)
-def _told(self:TSStreamLoader):
-    "Does the plan tell the rows of each batch?"
-    return isinstance(self.stream.feed, LoaderFeed) and all(v.one_to_one for v in self.stream.verbs)
+def knows_rows(self:TSStreamLoader)->bool:
+    "Return whether the plan decides the rows of each batch, also after the work that is added"
+    return isinstance(self.stream.feed, LoaderFeed) and all(stage.one_to_one for stage in self.stream.stages)
 
 @patch
-def _join_ranks(self:TSStreamLoader):
-    "Find out which process this is, and refuse chains that would set processes apart"
-    feed, verbs = self.stream.feed, self.stream.verbs
-    self._place = feed.dl._place if isinstance(feed, LoaderFeed) else process_rank()
-    w = self._place[1]
-    if w == 1: return
-    if not isinstance(feed, LoaderFeed): raise ValueError(f'{self.stream} does not know of {w} processes, so each would train on all of it. Stream a metadataset: mds.train.stream(…).')
-    if not all(v.sure for v in verbs): raise ValueError("on_error='skip' leaves out batches, and processes would no longer have as many. Use it in one process, or clean the rows first.")
-    self._sizes = self.plan.sizes()
-    if self._told: return
-    if feed.rests: raise ValueError(f'{self.stream} does not give one batch for each, so rows that cannot be dealt out evenly to {w} processes would be lost track of. Stream with drop_last=True.')
-    if len(self._sizes) > 1 and not all(v.exact for v in verbs):
-        raise ValueError(f'{self.stream} delivers what is ready first, which would give {w} processes batches of different sizes. Stream with drop_last=True, or in order.')
+def _sharding(self:TSStreamLoader)->Sharding:
+    "Return which process this is; a `ValueError` for chains by which processes would come apart"
+    stream, feed, stages = self.stream, self.stream.feed, self.stream.stages
+    by_loader = isinstance(feed, LoaderFeed)
+    sharding = Sharding(feed.shard.rank, feed.shard.world_size) if by_loader else Sharding.of_process()
+    w = sharding.world_size
+    if w == 1: return sharding
+    if not by_loader:
+        raise ValueError(f'{stream} is not sharded by {w} processes, so each would train on all of it. Stream a metadataset: '
+                         'mds.train.stream(…).')
+    if not all(stage.sure for stage in stages):
+        raise ValueError("on_error='skip' leaves out batches, and processes would no longer have as many. Use it in one "
+                         'process, or clean the rows first.')
+    sharding.sizes = feed.plan.sizes()
+    if self.knows_rows: return sharding
+    if feed.rests:
+        raise ValueError(f'{stream} does not give one batch for each, so rows that cannot be divided evenly between {w} '
+                         'processes would be lost track of. Stream with drop_last=True.')
+    if len(sharding.sizes) > 1 and not all(stage.exact for stage in stages):
+        raise ValueError(f'{stream} delivers what is ready first, which would give {w} processes batches of different sizes. '
+                         'Stream with drop_last=True, or in order.')
+    return sharding
 
 @patch
-def _tell(self:TSStreamLoader, b, told):
+def _note(self:TSStreamLoader, ids, step, crop_key):
     "Note which rows a batch is made of, and those of all processes"
-    self._ids = np.asarray(b[UID])
-    self._all_ids, self._shared, self._sized = None, False, False
-    if told is None: return
-    own, self._all_ids, self._shared = told
-    if not np.array_equal(own, self._ids):
-        raise ValueError(f'A function of {self.stream} has left out rows or put them in another order. Of several processes, each needs the rows it was given: {own[:5]}…, got {self._ids[:5]}….')
+    self.delivered, self.same_sizes = Delivered(ids, crop_key=crop_key), False
+    if step is None: return
+    own, self.delivered.all_ids, self.delivered.shared = step
+    if not np.array_equal(own, ids):
+        raise ValueError(f'A function of {self.stream} has left out rows or put them in another order. Of several processes, '
+                         f'each needs the rows it was given: {own[:5]}…, got {ids[:5]}….')
 
 @patch(as_prop=True)
 def all_ids(self:TSStreamLoader):
     "Global ids of the rows that all processes together were given last, in the order in which `to_detach` puts them together"
-    if self._ids is None or self._place[1] == 1: return self._ids
-    if self._all_ids is None: raise ValueError(f'{self.stream} does not give one batch for each, so a process does not know the rows of the others. Predict in one process: .stream(…, rank=0, world_size=1).')
-    return self._all_ids
+    last = self.delivered
+    if last.ids is None or self.sharding.alone: return last.ids
+    if last.all_ids is None:
+        raise ValueError(f'{self.stream} does not give one batch for each, so a process does not know the rows of the others. '
+                         'Predict in one process: .stream(…, rank=0, world_size=1).')
+    return last.all_ids
 
 @patch
 def to_detach(self:TSStreamLoader, b, cpu=True, gather=True):
-    "Detach what was found about the last batch: of all processes, every row once"
-    if gather and self._gathers() and not (self._told or self._sized):
-        dist.all_gather_object(sizes := [None]*self._place[1], len(self._ids))
-        if len({*sizes}) > 1: raise ValueError(f'Processes have batches of {sizes} rows. Functions of {self.stream} must give as many rows in each.')
-        self._sized = True
-    return Sharded.to_detach(self, b, cpu, gather)
+    "Detach results for the last batch: of all processes, every row once"
+    if gather and self.gathers and not (self.knows_rows or self.same_sizes): self._compare_sizes()
+    return RankedDL.to_detach(self, b, cpu, gather)
+
+@patch
+def _compare_sizes(self:TSStreamLoader):
+    sizes = [None]*self.sharding.world_size
+    dist.all_gather_object(sizes, len(self.ids))
+    if len({*sizes}) > 1:
+        raise ValueError(f'Processes have batches of {sizes} rows. Functions of {self.stream} must give as many rows in each.')
+    self.same_sizes = True
 
 # %% ../../nbs/load/stream_loader.ipynb #ce05a5dd
 @patch
 def get_idxs(self:TSStreamLoader):
     "Positions in the set, of all processes together, in the order of the epoch to come"
-    keeps = self._told or self._place[1] == 1 and isinstance(self.stream.feed, LoaderFeed) and all(v.keeps_rows for v in self.stream.verbs)
-    if not keeps: raise ValueError(f'{self.stream} may give other rows than its source has, or in another order: use get_preds(reorder=False), or predict_table, which says what each row is.')
-    return self.stream.feed.dl._positions(self.epoch)
+    feed = self.stream.feed
+    alone = self.sharding.alone and isinstance(feed, LoaderFeed)
+    if not self.knows_rows and not (alone and all(stage.keeps_rows for stage in self.stream.stages)):
+        raise ValueError(f'{self.stream} may give other rows than its source has, or in another order: use '
+                         'get_preds(reorder=False), or predict_table, which names each row.')
+    return feed.dl.positions(self.epoch)
 
 @patch
 def new(self:TSStreamLoader,
@@ -253,24 +310,26 @@ def new(self:TSStreamLoader,
     if not isinstance(feed, LoaderFeed):
         if dataset is None or dataset is self.dataset: return self
         return TSMetaDataLoader(dataset, bs=self.bs, after_batch=self.after_batch, do_setup=False, device=device)
-    if order is not None: dataset, kwargs = (self.dataset if dataset is None else dataset).subset(order()), dict(shuffle=False, drop_last=False) | kwargs
+    if order is not None:
+        if dataset is None: dataset = self.dataset
+        dataset, kwargs = dataset.subset(order()), dict(shuffle=False, drop_last=False) | kwargs
     source = LoaderFeed(feed.dl.new(dataset, **{**kwargs, 'num_workers': 0}))
-    new = (type(self) if cls is None else cls)(self.stream.work_on(source), device=device, batch_tfms=self.after_batch, x_shape=self._x_shape)
+    if cls is None: cls = type(self)
+    new = cls(self.stream.work_on(source), device=device, batch_tfms=self.after_batch, x_shape=self.x_shape)
     new._one_pass()
     return new
 
 @patch
 def __getstate__(self:TSStreamLoader):
-    "Without workers, which give the same: where an exported learner is loaded, they might not find the functions of its chain"
-    s = self.stream
-    return {k: v for k, v in self.__dict__.items() if k not in ('_types', '_place')} | dict(_agreed=False, stream=Stream(s.feed, [v.here() for v in s.verbs], s.seed))
+    "Return the state without workers, which give the same: where an exported learner is loaded, they might not find the functions of its chain"
+    stream = Stream(self.stream.feed, [stage.here() for stage in self.stream.stages], self.stream.seed)
+    return {k: v for k, v in self.__dict__.items() if k != '_types'} | dict(stream=stream)
 
 @patch
 def __setstate__(self:TSStreamLoader, state):
     self.__dict__.update(state)
-    self._join_ranks()
+    self.sharding = self._sharding()
 
-TSStreamLoader.epoch = property(lambda self: self.stream._next[0], lambda self, e: self.set_epoch(e), doc='The epoch to come')
 TSStreamLoader.new_dl = TSMetaDataLoader.new_dl
 
 @patch
@@ -282,6 +341,11 @@ def set_epoch(self:TSStreamLoader, epoch:int):
 def state_dict(self:TSStreamLoader)->dict:
     "Where the stream is: JSON of at most 1 KB"
     return self.stream.state_dict()
+
+@patch
+def check_can_resume(self:TSStreamLoader, state:dict):
+    "Raise a `ValueError` that names the field, or what changed, unless this loader can go on from a state"
+    self.stream.check_can_resume(state)
 
 @patch
 def load_state_dict(self:TSStreamLoader, state:dict):

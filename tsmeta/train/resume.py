@@ -459,9 +459,7 @@ class SaveResume(Callback):
 def _prints_with(dl, seed):
     "Return the fingerprints of a loader, as if it had drawn this seed where none was given"
     if isinstance(dl, TSStreamLoader) or dl.given_seed is not None: return dl.fingerprints()
-    own, dl.seed = dl.seed, seed
-    try: return dl.fingerprints()
-    finally: dl.seed = own
+    with dl.with_seed(seed): return dl.fingerprints()
 
 def _loader_changes(dl, then, state):
     "Return in words what changed of a loader since its fingerprints were noted and its state was saved"
