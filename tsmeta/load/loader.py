@@ -278,6 +278,20 @@ def __getstate__(self:TSMetaDataLoader):
     return {k: v for k, v in self.__dict__.items() if k != '_types'} | dict(selected=None)
 
 @patch
+def __setstate__(self:TSMetaDataLoader, state):
+    "Take in what was pickled; a loader of version 0.1 is made anew, with its settings"
+    if 'sampling' in state: self.__dict__.update(state)
+    else: self.__init__(state['dataset'], **_settings_of_version_01(state))
+
+def _settings_of_version_01(state):
+    "Return the arguments of a loader that version 0.1 pickled"
+    settings, loader = state['_settings'], state['fake_l']
+    out = {k: settings[k] for k in ('bs', 'shuffle', 'drop_last', 'mix', 'batching')}
+    out.update({pipe: state[pipe] for pipe in _PIPES})
+    out.update({k: state[k] for k in ('on_bad', 'max_bad')})
+    return dict(out, seed=state['_given'], num_workers=loader.num_workers, device=state['_device'], do_setup=False)
+
+@patch
 def _custom_order(self:TSMetaDataLoader):
     "Return the positions of a `get_idxs` that was given or overridden, or `None`: then the plan decides"
     given = self.get_idxs

@@ -155,7 +155,7 @@ class Stage:
     options = None # `MapOptions` of stages that may have workers
     def run(self, run, k, epoch, token=None):
         "Iterate over (item, token) of an epoch, after the item of a token"
-        raise NotImplementedError
+        raise TypeError(f'{type(self).__name__} does not define run(run, k, epoch, token).')
     def check_token(self, token, upstream):
         "Raise a `ValueError` unless an epoch can begin at this token; `upstream` checks tokens of the stage before"
         upstream(token)
