@@ -22,7 +22,7 @@ TUTORIALS = [
     'coming_from_tfds', 'coming_from_edflow', 'coming_from_trw',
 ]
 MODULES = {
-    'sources': ['base', 'recordings', 'files', 'adapt', 'targets', 'align', 'policies'],
+    'sources': ['base', 'recordings', 'frames', 'tables', 'files', 'adapt', 'targets', 'align', 'policies'],
     'splits': ['index', 'spec', 'splits', 'splitters', 'leakage'],
     'batches': ['permutation', 'plan', 'mix', 'kernel', 'gather'],
     'store': ['disk', 'manifest', 'store', 'pack', 'remote', 'labels', 'split_file'],

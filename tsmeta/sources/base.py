@@ -52,6 +52,7 @@ class Source:
     window, stride, horizon = 1, 1, 0 # Steps in a window, between two windows, and after a window that are its target
     steps = None # Steps of each row (int array) where rows have different lengths; `shape[1]` is the longest then
     clock = None # When the steps of the recording happened, if that is known
+    var_names = None # Names of the variables, where the data has some
 
     def open(self):
         """Return all rows as an array `(rows, vars, len)` and, with a horizon, the steps that follow them
