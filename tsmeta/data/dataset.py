@@ -117,6 +117,14 @@ class TSMetaDataset(SchemaFacts):
         if isinstance(self.datasets, SourceTable): return self.datasets.time_kind or ''
         return one_kind([s.clock for s in self.datasets], self.names) or ''
 
+    @cached_property
+    def time_zone(self):
+        "The zone that times are shown in: that of all recordings, 'UTC' where they differ; `None` where times have no zone"
+        if self.time_kind != 'dates with a zone': return None
+        if isinstance(self.datasets, SourceTable): return 'UTC'
+        zones = {s.clock.zone for s in self.datasets if s.clock is not None}
+        return zones.pop() if len(zones) == 1 else 'UTC'
+
 class Given(NamedTuple):
     "Data as it was given, before policies made its rows alike"
     sources:list # One source per dataset
@@ -435,7 +443,8 @@ def _times(meta, ds, steps):
         for d, places in _by_dataset(ds):
             clock = meta.datasets[d].clock
             if clock is not None: out[places] = clock.at(steps[places])
-    return pd.Series(out).dt.tz_localize('UTC') if meta.time_kind == 'dates with a zone' else out
+    if meta.time_zone is None: return out
+    return pd.Series(out).dt.tz_localize('UTC').dt.tz_convert(meta.time_zone)
 
 _OWN = 'dataset', 'name', 'row', 'rows', 'start', 'end', 'start_time', 'end_time'
 

@@ -9,15 +9,19 @@ __all__ = ['EXERCISES', 'WATCH_VARS', 'ArrayUnpickler', 'read_array_pickle', 'pa
            'register_opener', 'watch_windows']
 
 # %% ../../nbs/data/open.ipynb #ef5007d0
-import importlib.util, os, pickle
+import importlib.util, os, pickle, warnings
 import numpy as np, pandas as pd
+from dataclasses import fields
 from fastcore.basics import patch
+from fastcore.meta import delegates
 from pathlib import Path
 
 # %% ../../nbs/data/open.ipynb #ef5007d1
-from ..sources.files import members
+from ..sources.adapt import as_info
+from ..sources.files import open_members
 from ..sources.policies import stored_dtypes
 from ..sources.recordings import Times
+from ..sources.tables import TableOptions
 from ..store.disk import atomic, cache_folder, MANIFEST
 from ..store.remote import open_store
 from ..store.pack import pack as pack_datasets
@@ -129,29 +133,80 @@ def of_store(cls:TSMetaDataset,
     except ValueError as e: raise ValueError(f'{store.root}: {e}') from None
     return cls.of_parts(datasets=store.sources, names=store.names, info=store.info, targets=store.targets, schema=schema, store=store)
 
+_TABLE_KEYWORDS = [f.name for f in fields(TableOptions)]
+
 @patch(cls_method=True)
+@delegates(TableOptions, keep=True)
 def open(cls:TSMetaDataset,
     data, # Folder, pattern, file, `file::name`, `aeon:NAME`, or a list of these
-    columns:dict=None, # Of tables: names of the columns `id`, `time`, `values` (a list) and `y`
+    columns:dict=None, # Of tables: role → column or columns: `id`, `time`, `values`, `y`, `static`, `ignore`
     window:int=None, # Take what is there for recordings and cut them into windows of so many steps
     stride:int=None, # Steps from one window to the next; `window` (no overlap) if `None`
     horizon:int=0, # Steps after the window that are its target, where there is no other
     times=None, # Name of the column (or array) that says when steps happened, or a `Times(…)` that also says which gaps windows may not cross
-    **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names` as for `TSMetaDataset`
+    **kwargs, # How tables are read, and how datasets are joined
 ):
-    "Make a metadataset of data on disk; rows are read when wanted"
+    """Make a metadataset of data on disk; rows are read when wanted
+
+    Tables (`.csv`, `.tsv`, `.txt`, compressed or not, `.parquet`, `.feather`, `.arrow`) are read by role:
+
+    - `columns`: role → column or list of columns. `id` names series, `time` says when their steps happened (several columns are joined),
+      `values` are variables, `y` targets, `static` has one value per series, `ignore` is not used. A role that is not stated is inferred from the
+      names of columns and what they hold; `None` states that no column has it.
+    - `time_format`: how times are written that are no ISO dates, as in `strptime`: '%d/%m/%Y'.
+    - `time_unit`: unit of times that are numbers since 1970: 'D', 'h', 'm', 's', 'ms', 'us', 'ns'.
+    - `zone`: time zone of times that have none, and the one in which times are shown.
+    - `duplicates`: equal times in one series are an 'error', or the 'first', the 'last' or the 'mean' is kept.
+    - `sort`: sort the lines of a table without ids by time.
+    - `y_kind`: targets are a 'class', a 'number' or 'multilabel'.
+    - `na_values`: cells that stand for a missing value, beside empty ones and NA, NaN, null.
+    - `rename`: other names for columns, a dict old → new or a function; applied before anything else.
+    - `read`: keywords of `pandas.read_csv` or `read_parquet`: `sep`, `decimal`, `thousands`, `header`, `names`, `skiprows`, `encoding`, ….
+
+    How datasets are joined, as for `TSMetaDataset`:
+
+    - `names`: one name per dataset. `var_names`: names of the variables. `info`: a table with one line per dataset.
+    - `vocab`: labels in a stated order. `labels`: how vocabularies join, 'union', 'strict' or 'namespaced'. `label_map`: other names for labels.
+    - `tfms`: transforms of rows. `vars`, `sel_vars`: what is done where variables differ, and which to keep. `ragged`, `sel_steps`: the same for
+      lengths and steps. `missing`: what is done with NaN. `resample`: steps per second that all rows are to have. `per_variable`: each variable
+      becomes a row.
+    """
     if times is not None and not isinstance(times, Times): times = Times(times)
-    how = dict(columns=columns, window=window, stride=stride, horizon=horizon, times=times)
+    given = {k: kwargs.pop(k) for k in _TABLE_KEYWORDS if k in kwargs}
+    if columns is not None: given['columns'] = columns
+    how = dict(window=window, stride=stride, horizon=horizon, times=times)
     if isinstance(data, (str, os.PathLike)):
-        path = os.fspath(data)
-        for prefix, make in _OPENERS.items():
-            if path.startswith(prefix): return make(path[len(prefix):], **{k: v for k, v in how.items() if v}, **kwargs)
-        if '://' in path or os.path.isfile(os.path.join(path, MANIFEST)):
-            given = [*kwargs, *(k for k in ('window', 'times') if how[k] is not None)]
-            if given: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(given)}.')
-            return cls.of_store(open_store(data))
-    if window is None: how = dict(columns=columns, times=times)
-    return cls(members(data, **how), **kwargs)
+        opened = _opened(cls, os.fspath(data), given, how, kwargs)
+        if opened is not None: return opened
+    if window is None: how = dict(times=times)
+    found = open_members(data, TableOptions(**given), **how)
+    return _of_members(cls, found, kwargs)
+
+def _opened(cls, path, given, how, kwargs):
+    "Return the metadataset that a registered prefix or a store stands for, else `None`"
+    for prefix, make in _OPENERS.items():
+        if path.startswith(prefix): return make(path[len(prefix):], **given, **{k: v for k, v in how.items() if v}, **kwargs)
+    if '://' not in path and not os.path.isfile(os.path.join(path, MANIFEST)): return None
+    refused = [*kwargs, *given, *(k for k in ('window', 'times') if how[k] is not None)]
+    if refused: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(refused)}.')
+    return cls.of_store(open_store(path))
+
+def _of_members(cls, found, kwargs):
+    "Return the metadataset of files, with the names of their variables and the static columns of their tables"
+    for note in found.notes: warnings.warn(note, stacklevel=3)
+    named = [s.var_names for s in found.sources.values()]
+    if kwargs.get('var_names') is None and all(n is not None for n in named): kwargs['var_names'] = named
+    if found.info is not None:
+        names = list(kwargs.get('names') or found.sources)
+        static, info = found.info.reset_index(drop=True), as_info(kwargs.get('info'), names)
+        twice = [] if info is None else [c for c in static if c in info]
+        if twice: raise ValueError(f'The column {twice[0]!r} is in info and in the tables. Leave it out of info, or state columns=dict(ignore={twice[0]!r}).')
+        kwargs['info'] = static if info is None else pd.concat([info, static], axis=1)
+    meta = cls(found.sources, **kwargs)
+    meta.table_roles = found.roles
+    return meta
+
+TSMetaDataset.table_roles = None
 
 # %% ../../nbs/data/open.ipynb #de1a97b6
 def watch_windows(

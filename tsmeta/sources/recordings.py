@@ -157,13 +157,13 @@ def _from_text(values):
 
 def as_times(
     values, # Numbers or dates: array, list, Series, tensor
-): # Array of numbers or of `datetime64`; the zone, 'UTC' or `None`
-    "Return times as an array, and the zone they are in"
+): # Array of numbers or of `datetime64`, in UTC where they have a zone; the zone or `None`
+    "Return times as an array, and their zone"
     a, zone = as_numpy(values), None
     if not isinstance(a, (np.ndarray, pd.Series, pd.Index)): a = np.asarray(a)
     if a.dtype.kind in 'OTUS' or isinstance(a.dtype, pd.StringDtype): a = _from_text(a)
     if isinstance(a.dtype, pd.DatetimeTZDtype):
-        zone, a = 'UTC', pd.DatetimeIndex(a).tz_convert('UTC').tz_localize(None)
+        zone, a = str(a.dtype.tz), pd.DatetimeIndex(a).tz_convert('UTC').tz_localize(None)
     if not isinstance(a, np.ndarray):
         a = a.to_numpy(float, na_value=np.nan) if pd.api.types.is_extension_array_dtype(a.dtype) else a.to_numpy()
     if a.dtype.kind not in 'fiuM': raise ValueError(f'times must be numbers or dates, got {a.dtype}')
@@ -180,7 +180,7 @@ def _as_start(start):
     if not isinstance(start, _NUMBER):
         t = start if isinstance(start, np.datetime64) else pd.Timestamp(start)
         if isinstance(t, pd.Timestamp) and t.tzinfo is not None:
-            t, zone = t.tz_convert('UTC').tz_localize(None), 'UTC'
+            t, zone = t.tz_convert('UTC').tz_localize(None), str(t.tzinfo)
         start = np.datetime64(t, 'ns')
     if pd.isna(start): raise ValueError(f'A clock needs to know when it starts, got {start!r}.')
     return start, zone
@@ -191,6 +191,7 @@ class Clock:
         times=None, # One time per step, in order: numbers or dates
         start=None, # Time of the first step, without `times`: a number or a date; 0 if `None`
         rate:float=None, # Steps per second (per unit of time where times are numbers), without `times`
+        zone:str=None, # Zone of times that are dates in UTC
     ):
         if (times is None) == (rate is None):
             raise ValueError('A clock needs times, one per step, or a rate: one of them.')
@@ -201,6 +202,7 @@ class Clock:
         self.times, self.rate = None, rate
         self.start, self.zone = _as_start(0. if start is None else start)
         if times is not None: self.times, self.zone = as_times(times)
+        if zone is not None and self.dates: self.zone = zone
 
     @property
     def dates(self):
@@ -396,6 +398,11 @@ class Times:
     def column(self):
         "The name of the column or array that holds the times, if they are in the files"
         return self.times if isinstance(self.times, str) else None
+
+    @property
+    def only_gap(self):
+        "Is nothing stated but the longest gap?"
+        return self.times is None and self.start is None and self.rate is None
 
     def clocks(self,
         names, # Name of each recording, or the `Binding` that lines values up with them
