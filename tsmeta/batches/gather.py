@@ -19,7 +19,7 @@ from ..sources.align import each_steps, Framed, SIDES
 from ..sources.base import file_limit
 from ..sources.recordings import Timed
 from ..compiled import HAS_NUMBA
-from ..splits.index import Index
+from ..splits.index import as_ids, Index
 from .kernel import copy_rows, FRAME, INT64, kind_of, LINE, RAGGED, TARGET
 from .permutation import keyed_numbers
 
@@ -269,26 +269,14 @@ def _register(self:Gather, d, x, y, needs=None):
 _INT64 = np.dtype('int64')
 _NO_FLOAT, _NO_INT, _NO_KEY = np.empty((0, 0, 0), np.float32), np.empty((0, 0, 0), np.int64), np.uint64(0)
 
-def _checked_ids(ids):
-    "Return global ids as the one kind of array that the loop is compiled for"
-    if type(ids) is np.ndarray and ids.dtype is _INT64 and ids.ndim == 1 and ids.flags.carray: return ids
-    ids = np.asarray(ids)
-    kind = ids.dtype.kind
-    if ids.ndim != 1: raise IndexError(f'Global ids must be a one-dimensional array, got one of shape {ids.shape}.')
-    if not ids.size: return np.zeros(0, np.int64)
-    if kind == 'b': raise IndexError('Global ids must be integers, not truth values: np.flatnonzero(mask) makes them.')
-    if kind not in 'iu': raise IndexError(f'Global ids must be integers, got {ids.dtype} ({ids[:3]}…).')
-    if kind == 'u' and ids.max() > np.iinfo(np.int64).max:
-        raise IndexError(f'Asked for global id {ids.max():,}, beyond int64: was it negative before it became unsigned?')
-    return np.array(ids, np.int64)
 
 @patch
 def __call__(self:Gather,
     ids, # Global ids: integers; an int64 array is taken as it is
     key:int=None, # Decides with the id where rows are cropped at random; in the middle if `None`
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
-    "Copy the rows with these ids, in the order asked"
-    ids, table, closed = _checked_ids(ids), self.table, self.opened.closed # what is closed now stays for this call
+    "Copy the rows with these ids, in the order asked; an `IndexError` for ids that are no integers or do not exist"
+    ids, table, closed = as_ids(ids), self.table, self.opened.closed # what is closed now stays for this call
     n, steps, y, crop = len(ids), self.shape[1], None, self.chance and key is not None
     if self.own_steps is not None and n: steps = int(self.own_steps[self.index.locate(ids)[0]].max())
     x, y_float, y_int = np.empty((n, self.shape[0], steps), np.float32), _NO_FLOAT, _NO_INT

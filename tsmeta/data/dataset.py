@@ -24,7 +24,7 @@ from ..sources.names import Binding, dataset_names
 from ..sources.policies import Policies, stored_dtypes
 from ..sources.recordings import Clock, one_kind, TimedWindows, Times, WindowSource
 from ..sources.targets import coded, join_targets, some, target_kind, Targets
-from ..splits.index import to_ids, View
+from ..splits.index import as_ids, one_id, to_ids, View
 from ..batches.gather import Gather
 from .ids import carry_ids, LastBatch, RowIds, series_type
 from .schema import Schema, SchemaFacts
@@ -188,11 +188,11 @@ def typed(self:TSMetaDataset, x, y):
 @patch
 def __getitem__(self:TSMetaDataset, idx):
     "One row `(x, y)` for a number; a batch in asked order for a list, slice, array or tensor"
-    one = isinstance(idx, (int, np.integer)) or (hasattr(idx, 'ndim') and idx.ndim == 0)
-    ids = RowIds(self.ids([int(idx)] if one else idx), self)
+    row = one_id(idx)
+    ids = RowIds(self.ids(idx if row is None else [row]), self)
     self.last.read(ids)
     b = self.typed(*self.gather(np.asarray(ids)))
-    return tuple(o[0] for o in b) if one else carry_ids(b, ids)
+    return carry_ids(b, ids) if row is None else tuple(o[0] for o in b)
 
 @patch
 def deliver(self:TSMetaDataset,
@@ -477,7 +477,7 @@ def targets(self:TSMetaDataset,
     "Return the targets of rows without reading their x"
     g = self.gather
     if g.y_shape is None: return None
-    ids = self.ids() if ids is None else np.asarray(ids, np.int64)
+    ids = self.ids() if ids is None else as_ids(ids)
     if g.targets is None: return _steps_to_come(self, ids) if exact else g(ids)[1]
     dtype = np.result_type(g.y_dtype, g.targets[0].dtype) if exact else g.y_dtype
     if 4*len(ids) >= len(self.index): return np.concatenate(g.targets)[ids].astype(dtype, copy=False)

@@ -18,6 +18,7 @@ from matplotlib.ticker import PercentFormatter
 # %% ../../nbs/data/show.ipynb #bcf8330a
 from .dataset import TSMetaDataset
 from .ids import first_tensor, RowIds, TensorSeries, transform_batch
+from ..splits.index import as_ids
 import tsmeta.data.hooks
 
 # %% ../../nbs/data/show.ipynb #b6e0c6f1
@@ -38,7 +39,7 @@ def titles(self:TSMetaDataset,
 )->list: # One text per id
     "Return a few words on where each row comes from: dataset, row, and steps where rows are windows"
     if not len(ids): return []
-    w = self.where(np.asarray(ids, np.int64))
+    w = self.where(as_ids(ids))
     texts = [f'{name} · row {row}' for name, row in zip(w['name'], w['row'])]
     if not self.windowed: return texts
     return [f'{text} · steps {a}–{b-1}' for text, a, b in zip(texts, w['start'], w['end'])]
@@ -82,7 +83,7 @@ def show_rows(self:TSMetaDataset,
     **kwargs, # `nrows`, `ncols`, `figsize`, … as for `axes_for`
 ):
     "Draw any rows, each titled with its dataset and row and, if there is one, its target"
-    ids = np.asarray(ids, np.int64).reshape(-1)
+    ids = as_ids(ids)
     x, *y = self.typed(*self.gather(ids))
     axes = axes_for(len(ids), **kwargs) if ctxs is None else ctxs
     for i, (title, ax) in enumerate(zip(self.titles(ids), axes)):

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 # %% ../../nbs/data/views.ipynb #84cca870
 from ..sources.base import Coded, Source
 from ..sources.targets import join_targets
-from ..splits.index import Index, to_ids
+from ..splits.index import as_ids, Index, one_id, to_ids
 from ..store.labels import check_views, export_labels, folder_views, LabelDataset, nested_map, open_base, ViewLabels
 from .dataset import TSMetaDataset
 from .hooks import check_member
@@ -51,6 +51,7 @@ class ViewGather:
 
     def __call__(self, ids, key=None):
         "Copy the examples with these numbers, in the order asked; `key` decides with the id of a row where it is cropped at random"
+        ids = as_ids(ids)
         self.index.locate(ids)
         n = len(ids)
         at = np.concatenate([a[ids].reshape(n, per) for a, per in zip(self.flat.values(), rows_per_example(self.flat))], 1)
@@ -159,11 +160,11 @@ def _nest(views, parts):
 @patch
 def __getitem__(self:TSMetaView, idx):
     "One example for a number; a batch in asked order for a list, slice, array or tensor"
-    one = isinstance(idx, (int, np.integer)) or (hasattr(idx, 'ndim') and idx.ndim == 0)
-    ids = RowIds(self.ids([int(idx)] if one else idx), self)
+    row = one_id(idx)
+    ids = RowIds(self.ids(idx if row is None else [row]), self)
     self.last.read(ids)
     b = self.typed(*self.gather(np.asarray(ids)))
-    return nested_map(lambda o: o[0], b) if one else carry_ids(b, ids)
+    return carry_ids(b, ids) if row is None else nested_map(lambda o: o[0], b)
 
 @patch
 def __getitems__(self:TSMetaView, idxs):
@@ -177,7 +178,7 @@ def where(self:TSMetaView,
     key:int=None, # As for the gather
 )->pd.DataFrame: # One line per example
     "Return where the rows of examples come from: dataset, name and row of the (first) row of each view"
-    ids = np.asarray(ids, np.int64)
+    ids = as_ids(ids)
     out = pd.DataFrame(dict(dataset=0, name='view', row=ids))
     for k, a in self.flat.items():
         w = self.base.where(a[ids].reshape(len(ids), -1)[:, 0], key)

@@ -16,11 +16,27 @@ from functools import lru_cache
 from pathlib import Path
 
 # %% ../../nbs/sources/base.ipynb #f3ff2de0
+def _unmasked(x):
+    "Return a masked array as a plain one, NaN where it is masked; a `ValueError` for types that have no NaN"
+    if not np.ma.is_masked(x): return x.data
+    if x.dtype.kind == 'f': return x.filled(np.nan)
+    n = int(np.ma.getmaskarray(x).sum())
+    raise ValueError(f'{n:,} values of an array of {x.dtype} are masked, and {x.dtype} has no NaN for missing values. '
+                     'Give a.astype(float), whose masked values become NaN, or a.filled(value).')
+
 def as_numpy(
     x, # Anything
 ):
-    "Return a torch tensor as a numpy array over the same memory, where that is on the CPU; return all else as it is"
+    """Return a torch tensor as a numpy array over the same memory, where that is on the CPU; return all else as it is
+
+    Masked values of masked arrays become NaN."""
+    if isinstance(x, np.ma.MaskedArray): return _unmasked(x)
     return x.detach().cpu().numpy() if hasattr(x, 'detach') else x
+
+def _lists_unmasked(X):
+    "Return nested lists with the masked arrays in them as plain ones"
+    nested = isinstance(X, (list, tuple)) and len(X) and isinstance(X[0], (list, tuple, np.ndarray))
+    return [_lists_unmasked(o) for o in X] if nested else as_numpy(X)
 
 def as_rows(
     X, # Array, tensor, DataFrame or nested list: `(rows, vars, len)`, or `(rows, len)` for one variable
@@ -28,7 +44,7 @@ def as_rows(
     "Return any numeric array as `(rows, vars, len)` without copying it"
     X = as_numpy(X)
     if hasattr(X, 'tolist') and not hasattr(X, '__array__'): X = list(X)
-    x = np.asarray(X)
+    x = np.asarray(_lists_unmasked(X))
     if x.dtype.kind not in 'fiub':
         raise TypeError(f'X must be numeric, got dtype {x.dtype}. Convert or encode it first.')
     if x.ndim == 2: x = x[:, None]

@@ -110,6 +110,7 @@ class WindowSource(Source):
         if y is not None: self.y = self._targets(y, y_reduce)
 
     def _targets(self, y, how):
+        y = as_numpy(y)
         if np.ndim(y) == 0: return np.broadcast_to(np.asarray(y), (self._n,))
         if len(y) == self.time: return self._reduce(y, how)
         raise ValueError(f'y must be one target for the recording or one for each of its {self.time:,} steps, got '

@@ -18,7 +18,7 @@ from fastcore.foundation import L
 from functools import cached_property
 
 # %% ../../nbs/splits/splits.ipynb #35074a87
-from .index import by_dataset, Index, merged_ranges, rows_of_each, take, to_ranges, View
+from .index import by_dataset, Index, merged_ranges, one_id, rows_of_each, take, to_ranges, View
 from .spec import did_you_mean, ReadInstruction, Shards, Split
 
 # %% ../../nbs/splits/splits.ipynb #515348af
@@ -202,10 +202,11 @@ def select(
 @patch
 def __getitem__(self:Splits, spec):
     "Return the rows that a spec selects, slicing the split as a whole; or the view of a split by its number"
-    if not isinstance(spec, (int, np.integer)): return select(self, spec)
-    if not -len(self) <= spec < len(self):
-        raise IndexError(f'Asked for split {spec}, but there are {len(self)}: {", ".join(self)}.')
-    return list(self.views.values())[spec]
+    k = one_id(spec)
+    if k is None: return select(self, spec)
+    if not -len(self) <= k < len(self):
+        raise IndexError(f'Asked for split {k}, but there are {len(self)}: {", ".join(self)}.')
+    return list(self.views.values())[k]
 
 # %% ../../nbs/splits/splits.ipynb #6d27f922
 class EvenShare:
