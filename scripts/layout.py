@@ -22,7 +22,7 @@ TUTORIALS = [
     'coming_from_tfds', 'coming_from_edflow', 'coming_from_trw',
 ]
 MODULES = {
-    'sources': ['base', 'names', 'recordings', 'channels', 'frames', 'tables', 'files', 'adapt', 'targets', 'align', 'policies'],
+    'sources': ['base', 'names', 'recordings', 'channels', 'frames', 'tables', 'files', 'adapt', 'targets', 'align', 'policies', 'recipe'],
     'formats': ['edf', 'brainvision', 'wfdb', 'wav'],
     'splits': ['index', 'spec', 'splits', 'splitters', 'leakage'],
     'batches': ['permutation', 'plan', 'mix', 'kernel', 'gather'],

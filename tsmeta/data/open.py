@@ -11,21 +11,23 @@ __all__ = ['EXERCISES', 'WATCH_VARS', 'ArrayUnpickler', 'read_array_pickle', 'pa
 # %% ../../nbs/data/open.ipynb #ef5007d0
 import importlib.util, os, pickle, warnings
 import numpy as np, pandas as pd
-from dataclasses import fields
+from dataclasses import fields, replace
 from fastcore.basics import patch
 from fastcore.meta import delegates
 from pathlib import Path
 
 # %% ../../nbs/data/open.ipynb #ef5007d1
-from ..sources.adapt import as_info
+from ..sources.adapt import as_info, to_sources
 from ..sources.files import open_members
+from ..sources.names import Binding, FILES, GIVEN, Names
 from ..sources.policies import stored_dtypes
+from ..sources.recipe import as_recipe, Recipe
 from ..sources.recordings import Times
 from ..sources.tables import TableOptions
 from ..store.disk import atomic, cache_folder, MANIFEST
 from ..store.remote import open_store
 from ..store.pack import pack as pack_datasets
-from .dataset import TSMetaDataset
+from .dataset import Given, TSMetaDataset
 from .schema import Schema
 
 # %% ../../nbs/data/open.ipynb #da9cd8d1
@@ -144,6 +146,7 @@ def open(cls:TSMetaDataset,
     stride:int=None, # Steps from one window to the next; `window` (no overlap) if `None`
     horizon:int=0, # Steps after the window that are its target, where there is no other
     times=None, # Name of the column (or array) that says when steps happened, or a `Times(…)` that also says which gaps windows may not cross
+    recipe=None, # A `Recipe` of other data (or its dict, or a YAML file): read this data in the same way, but for what is stated here
     **kwargs, # How tables are read, and how datasets are joined
 ):
     """Make a metadataset of data on disk; rows are read when wanted
@@ -174,13 +177,43 @@ def open(cls:TSMetaDataset,
     if times is not None and not isinstance(times, Times): times = Times(times)
     given = {k: kwargs.pop(k) for k in _TABLE_KEYWORDS if k in kwargs}
     if columns is not None: given['columns'] = columns
+    recipe = None if recipe is None else as_recipe(recipe)
     how = dict(window=window, stride=stride, horizon=horizon, times=times)
+    if recipe is not None: how = _by_recipe(recipe, how)
     if isinstance(data, (str, os.PathLike)):
         opened = _opened(cls, os.fspath(data), given, how, kwargs)
         if opened is not None: return opened
-    if window is None: how = dict(times=times)
-    found = open_members(data, TableOptions(**given), **how)
-    return _of_members(cls, found, kwargs)
+    reading = _reading(how)
+    if how['window'] is None: how = dict(times=how['times'])
+    options, roles = _table_options(recipe, given)
+    found = open_members(data, options, roles=roles, channels=_wanted(recipe, kwargs), **how)
+    return _of_members(cls, found, kwargs, replace(reading, tables=found.roles), recipe)
+
+def _by_recipe(recipe, how):
+    "Return how recordings are cut: as stated, else as a recipe says"
+    times = how['times']
+    if times is None and (recipe.times or recipe.max_gap is not None): times = Times(recipe.times, max_gap=recipe.max_gap)
+    window, horizon = how['window'] or recipe.window, how['horizon'] or recipe.horizon
+    return dict(window=window, stride=how['stride'] or recipe.stride, horizon=horizon, times=times)
+
+def _reading(how):
+    "Return the recipe for reading files, as far as plain values can hold it"
+    times, cut = how['times'], {k: how[k] for k in ('window', 'stride', 'horizon')}
+    if times is None: return Recipe(**cut)
+    gap = times.max_gap
+    return Recipe(times=times.column, max_gap=gap if gap is None or isinstance(gap, (int, float, str)) else str(gap), **cut)
+
+def _table_options(recipe, given):
+    "Return how tables are read, and the roles of their columns where a recipe says them and nothing else is stated"
+    tables = None if recipe is None else recipe.tables
+    if tables is None: return TableOptions(**given), None
+    return (tables.options, tables) if not given else (replace(tables.options, **given), None)
+
+def _wanted(recipe, kwargs):
+    "Return the names of the variables that are wanted, or `None` for all"
+    wanted = kwargs.get('sel_vars')
+    if wanted is None and recipe is not None: wanted = recipe.policies.sel_vars or recipe.var_names
+    return None if isinstance(wanted, slice) else wanted
 
 def _opened(cls, path, given, how, kwargs):
     "Return the metadataset that a registered prefix or a store stands for, else `None`"
@@ -191,9 +224,10 @@ def _opened(cls, path, given, how, kwargs):
     if refused: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(refused)}.')
     return cls.of_store(open_store(path))
 
-def _of_members(cls, found, kwargs):
+def _of_members(cls, found, kwargs, reading, recipe=None):
     "Return the metadataset of files, with the names of their variables and the static columns of their tables"
     for note in found.notes: warnings.warn(note, stacklevel=3)
+    if kwargs.get('names') is None: kwargs['names'] = Names(found.sources, GIVEN if found.ids else FILES)
     named = [s.var_names for s in found.sources.values()]
     if kwargs.get('var_names') is None and all(n is not None for n in named): kwargs['var_names'] = named
     if found.info is not None:
@@ -202,11 +236,34 @@ def _of_members(cls, found, kwargs):
         twice = [] if info is None else [c for c in static if c in info]
         if twice: raise ValueError(f'The column {twice[0]!r} is in info and in the tables. Leave it out of info, or state columns=dict(ignore={twice[0]!r}).')
         kwargs['info'] = static if info is None else pd.concat([info, static], axis=1)
-    meta = cls(found.sources, **kwargs)
-    meta.table_roles = found.roles
+    sources = list(found.sources.values())
+    meta = cls(sources, **kwargs) if recipe is None else _cooked(cls, sources, recipe, kwargs)
+    meta.schema = replace(meta.schema, reading=reading)
     return meta
 
-TSMetaDataset.table_roles = None
+def _cooked(cls, sources, recipe, kwargs):
+    "Return the metadataset of sources under the policies, variables and labels of a recipe"
+    odd = sorted(set(kwargs) - {'names', 'info', 'var_names', 'vocab', 'labels'})
+    if odd:
+        raise TypeError(f'recipe= says what is done where datasets differ; {", ".join(odd)} cannot be stated beside it. Change the recipe: '
+                        'dataclasses.replace(recipe, policies=…).')
+    found, names = to_sources(sources, kwargs['names'])
+    given = Given.bound(found, Binding(names, {}), kwargs.get('info'), kwargs.get('var_names'))
+    labelled = any(s.y is not None or s.horizon for s in found)
+    labels = dict(vocab=kwargs.get('vocab', recipe.vocab), kind=recipe.kind if labelled else None)
+    if not labelled: labels['vocab'] = None
+    return cls.of_given(given, recipe.policies, None, kwargs.get('labels', recipe.labels), **labels)
+
+@patch(as_prop=True)
+def recipe(self:TSMetaDataset):
+    "How raw data becomes rows like these: a `Recipe`, which `TSMetaDataset.open(data, recipe=…)` applies to other data"
+    return self.schema.recipe
+
+@patch(as_prop=True)
+def table_roles(self:TSMetaDataset):
+    "The role of each column of the tables that were opened; `None` without tables"
+    reading = self.schema.reading
+    return None if reading is None else reading.tables
 
 # %% ../../nbs/data/open.ipynb #de1a97b6
 def watch_windows(

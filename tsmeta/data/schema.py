@@ -9,12 +9,13 @@ __all__ = ['Schema', 'SchemaFacts']
 
 # %% ../../nbs/data/schema.ipynb #dc4c0f83
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fastai.data.transforms import CategoryMap
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
 
 # %% ../../nbs/data/schema.ipynb #dc4c0f84
 from ..sources.policies import Policies, policies_from_json, policies_to_json
+from ..sources.recipe import Recipe
 from .codec import pack, unpack
 
 # %% ../../nbs/data/schema.ipynb #d20dc173
@@ -32,13 +33,14 @@ class Schema:
     x_tfm:object = None # The transforms that rows run through when they are read, a `RowTfm`
     policies:Policies = field(default_factory=Policies) # What was done where datasets differ
     dtypes:tuple = () # Names of the types of numbers that datasets are stored as
+    reading:Recipe = None # How files were read; `None` where data was in memory
 
     def __post_init__(self):
         for name in ('y_shape', 'dtypes'): object.__setattr__(self, name, tuple(getattr(self, name)))
 
     def __setstate__(self, state):
         "Take in what was pickled; version 0.1 left out what a metadataset didn't have"
-        self.__dict__.update({**dict(x_tfm=None, policies=Policies(), dtypes=()), **state})
+        self.__dict__.update({**dict(x_tfm=None, policies=Policies(), dtypes=(), reading=None), **state})
 
     def __repr__(self):
         n = len(self.vocab or [])
@@ -51,6 +53,8 @@ class Schema:
         "Return the schema as plain values of JSON; row transforms are left out, since they are objects"
         out = {k: getattr(self, k) for k in _TYPES}
         out.update(y_shape=list(self.y_shape), dtypes=list(self.dtypes), policies=None)
+        if self.reading is None: del out['reading']
+        else: out['reading'] = self.reading.to_dict()
         if self.vocab is not None: out['vocab'] = [pack(v, {}, 'vocab') for v in self.vocab]
         if self.var_names is not None: out['var_names'] = [str(v) for v in self.var_names]
         if self.policies or self.policies.named: out['policies'] = policies_to_json(self.policies)
@@ -65,17 +69,25 @@ class Schema:
         d = _checked(d)
         if d['vocab'] is not None: d['vocab'] = [unpack(v, {}) for v in d['vocab']]
         d['policies'] = Policies() if d['policies'] is None else policies_from_json(d['policies'])
+        if d['reading'] is not None: d['reading'] = Recipe.from_dict(d['reading'])
         return cls(**{**d, **changes})
+
+    @property
+    def recipe(self)->Recipe:
+        "How raw data becomes rows like these: how files were read, and what was decided about variables and labels"
+        labels = None if self.vocab is None else tuple(self.vocab)
+        return replace(self.reading or Recipe(horizon=self.horizon), var_names=self.var_names, kind=self.kind, vocab=labels,
+                       labels=self.labels, policies=self.policies)
 
 # %% ../../nbs/data/schema.ipynb #bbe7a2ad
 _MAYBE_LIST, _MAYBE_DICT = (list, type(None)), (dict, type(None))
 _TYPES = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=_MAYBE_LIST, horizon=int, labels=str, var_names=_MAYBE_LIST,
-              policies=_MAYBE_DICT, dtypes=list)
+              policies=_MAYBE_DICT, dtypes=list, reading=_MAYBE_DICT)
 _NUMBERS = r'bool|u?int(8|16|32|64)|float\d+'
 
 def _checked(d):
     "Return a schema from a file with all its fields, or raise a `ValueError`"
-    if isinstance(d, dict): d = {'dtypes': [], 'policies': None, **d}
+    if isinstance(d, dict): d = {'dtypes': [], 'policies': None, 'reading': None, **d}
     if not isinstance(d, dict) or set(d) != set(_TYPES): raise ValueError(f'The schema is damaged: {str(d)[:80]}')
     for k, t in _TYPES.items():
         if not isinstance(d[k], t): raise ValueError(f'The schema is damaged: {k} is {d[k]!r}.')

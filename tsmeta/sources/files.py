@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/sources/files.html.md"""
 __all__ = ['CONTAINERS', 'ARCHIVES', 'SUFFIXES', 'Handles', 'naming', 'array_names', 'time_names', 'dataset_keys', 'pick_times',
            'pick', 'read_archive', 'is_archive', 'is_table', 'row_targets', 'StoredSource', 'is_zarr', 'files_below',
            'bundled', 'find_files', 'Members', 'open_members', 'members', 'StoredWindows', 'TimedStoredWindows',
-           'Found', 'table_recordings', 'recordings', 'windows_of']
+           'Found', 'table_recordings', 'raw_recordings', 'recordings', 'windows_of']
 
 # %% ../../nbs/sources/files.ipynb #eea68719
 import glob, os, threading
@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 # %% ../../nbs/sources/files.ipynb #eea6871a
 from .base import as_rows, Coded, file_limit, FileSource, library, NpyFile, Source
+from .channels import ChannelData, ChannelWindows, in_common_units, read_recordings, reader_of
+from .channels import READERS, TimedChannelWindows
 from .frames import BINARY_TABLES, file_stem, table_suffix, TEXT_TABLES
 from .recordings import Clock, one_kind, Timed, TimedWindows, WindowSource
 from .tables import infer_roles, read_table, read_tables, table_facts, TableOptions, TableRoles
@@ -278,7 +280,9 @@ class StoredSource(Source):
 # %% ../../nbs/sources/files.ipynb #5d8cebe7
 SUFFIXES = {'.npy', *CONTAINERS, *ARCHIVES, *BINARY_TABLES, *TEXT_TABLES, *(f'{s}{p}' for s in TEXT_TABLES for p in ('.gz', '.bz2'))}
 
-def _is_readable(name): return table_suffix(name) != '' or os.path.splitext(name)[1].lower() in SUFFIXES
+def _suffixes(): return {*SUFFIXES, *READERS}
+
+def _is_readable(name): return table_suffix(name) != '' or os.path.splitext(name)[1].lower() in _suffixes()
 
 def is_zarr(path):
     "Return whether a folder is a Zarr array or group"
@@ -324,7 +328,7 @@ def find_files(
     found, base = _matching(path)
     if not found and not glob.has_magic(path) and not os.path.exists(path):
         raise ValueError(f'There is no file or folder {data}.')
-    if not found: raise ValueError(f'{data} stands for no file that tsmeta reads ({", ".join(sorted(SUFFIXES))}).')
+    if not found: raise ValueError(f'{data} stands for no file that tsmeta reads ({", ".join(sorted(_suffixes()))}).')
     return [(file_stem(os.path.relpath(f, base or '.')), f, key or None) for f in found]
 
 def _matching(path):
@@ -386,12 +390,15 @@ class Members(NamedTuple):
     info:object = None # DataFrame with the static columns of tables, a line per dataset; or `None`
     roles:TableRoles = None # The role of each column of the tables
     notes:list = () # What is to be said about them
+    ids:bool = False # Are all names ids of tables, none of them names of files?
 
 def open_members(
     data, # What `find_files` takes
     options:TableOptions=None, # How tables are read
     window:int=None, # Read recordings and cut them into windows of so many steps
     times=None, # A `Times(…)`: when the steps of recordings happened
+    roles:TableRoles=None, # Of the columns of other tables: nothing is inferred
+    channels=None, # Names of the variables that are wanted, where channels have several rates
     **cut, # `stride` and `horizon` of the windows
 )->Members:
     "Return the datasets that data stands for, and what is known of their tables"
@@ -401,11 +408,14 @@ def open_members(
     if column is not None: options = _with_time(options, column)
     found = list(_labelled_keys(_split_targets(find_files(data), column), column))
     paths = {path: label for label, path, key, target in found if is_table(path)}
-    if window is None: return _row_members(found, options, paths)
+    raw = {path: label for label, path, key, target in found if reader_of(path)}
+    if window is None and raw:
+        raise ValueError(f'{next(iter(raw))} holds a recording, not rows: state the window= to cut it into.')
+    if window is None: return _row_members(found, options, paths, roles)
     if not paths: tables, roles, notes = [], None, []
-    else: tables, roles, notes = read_tables(list(paths), options, horizon=bool(cut.get('horizon')), windows=True)
+    else: tables, roles, notes = read_tables(list(paths), options, roles, bool(cut.get('horizon')), windows=True)
     tables = dict(zip(paths, tables))
-    series = table_recordings(tables, paths)
+    series = table_recordings(tables, paths) | raw_recordings(raw, channels)
     out, info = {}, {}
     for label, path, key, target in found:
         here = series[path] if path in series else recordings(label, path, key, target, column)
@@ -414,7 +424,8 @@ def open_members(
         out |= here
     statics = [o.static for o in out.values()]
     info = None if all(o is None for o in statics) else pd.DataFrame([o or {} for o in statics], index=list(out))
-    return Members(windows_of(out, dict(window=window, **cut), times), info, roles, notes)
+    ids = len(paths) == len(found) and all(t.ids is not None for t in tables.values())
+    return Members(windows_of(out, dict(window=window, **cut), times), info, roles, notes, ids)
 
 def _with_time(options, column):
     "Return options under which a column holds the times"
@@ -423,10 +434,10 @@ def _with_time(options, column):
         raise ValueError(f'The time is in the column {stated["time"]!r} by columns and in {column!r} by times. Say it once.')
     return replace(options, columns={**stated, 'time': column})
 
-def _row_members(found, options, paths):
+def _row_members(found, options, paths, roles):
     "Return the datasets of files that hold rows"
-    roles, notes = None, []
-    if paths:
+    notes = []
+    if paths and roles is None:
         facts = [table_facts(p, options) for p in paths]
         roles, notes = infer_roles(facts, options)
     out = {}
@@ -499,7 +510,9 @@ class Found(NamedTuple):
     k: int = None # Its number, where a stored array holds several
     zone: str = None # Time zone of its times
     roles: TableRoles = None # Of the columns of its table
-    static: dict = None # What a table holds about it
+    static: dict = None # What a table or a header holds about it
+    clock: object = None # When its steps happened, where a header says start and rate
+    var_names: list = None # Names of its variables, where a header has them
 
 def _stored_recordings(name, path, key, times):
     stored = StoredSource(path, key)
@@ -545,6 +558,35 @@ def _series_found(table, k):
     static = None if table.static is None else table.static.iloc[k].to_dict()
     return Found(table.series(k), table.target(k), table.when(k), None, table.zone, table.roles, static)
 
+def raw_recordings(
+    paths:dict, # path → name of the file
+    channels=None, # Names of the variables that are wanted
+)->dict: # path → dict name → `Found`
+    "Return the recordings in files that a reader reads, in common units"
+    found = {path: _one_rate(path, read_recordings(path), channels) for path in paths}
+    names = {path: [_raw_name(paths[path], r, recs) for r in recs] for path, recs in found.items()}
+    every = {n: r for path, recs in found.items() for n, r in zip(names[path], recs)}
+    dated = all(r.start is not None for r in every.values())
+    same = in_common_units(every)
+    return {path: {n: _raw_found(same[n], dated) for n in names[path]} for path in paths}
+
+def _raw_name(label, rec, recs): return label if rec.name is None or len(recs) == 1 else f'{label}/{rec.name}'
+
+def _one_rate(path, recs, channels):
+    "Return the recordings of a file that are wanted; a `ValueError` where its channels have several rates"
+    names = [] if channels is None else [channels] if isinstance(channels, str) else list(channels)
+    wanted = [r for r in recs if any(n in r.var_names for n in names)]
+    if len(wanted) == 1: return wanted
+    if len(recs) < 2 or recs[0].name is None or len({r.rate for r in recs}) < 2: return recs
+    rates = '; '.join(f'{r.rate:g} per second: {", ".join(r.var_names[:12])}' for r in recs)
+    raise ValueError(f'{path} has channels of several rates ({rates}). Select channels of one rate: sel_vars=[…].')
+
+def _raw_found(rec, dated):
+    "Return a recording as it is cut into windows; clocks count seconds from the first sample unless all have dates"
+    static = {k: v for k, v in rec.info.items() if np.ndim(v) == 0}
+    clock = None if rec.rate is None else Clock(start=rec.start if dated else 0., rate=rec.rate)
+    return Found(rec.data, static=static or None, clock=clock, var_names=rec.var_names)
+
 def recordings(
     name:str, # How to call them
     path, # A file that is no table
@@ -574,19 +616,27 @@ def windows_of(
 
 def _clock(found, clock, times):
     "Return the options of windows that say when steps happened"
-    if clock is None and found.times is None and times is None: return {}
-    clock = clock or Clock(found.times, zone=found.zone)
+    if clock is None and found.times is None and found.clock is None and times is None: return {}
+    clock = clock or found.clock or Clock(found.times, zone=found.zone)
     return dict(clock=clock, max_gap=None if times is None else times.max_gap)
 
 def _windows(found, how):
     "Return the windows of a recording that was found"
     timed, stored = 'clock' in how, isinstance(found.recording, StoredSource)
     if stored: return (TimedStoredWindows if timed else StoredWindows)(found.recording, y=found.y, k=found.k, **how)
-    kind, roles = TimedWindows if timed else WindowSource, found.roles
-    if roles is None or roles.y_type is None: return kind(found.recording, y=found.y, **how)
+    kind, roles = _window_kind(found.recording, timed), found.roles
+    if roles is None or roles.y_type is None:
+        src = kind(found.recording, y=found.y, **how)
+        if found.var_names is not None: src.var_names = list(found.var_names)
+        return src
     src = kind(found.recording, y=found.y if len(roles.y) == 1 else None, **how)
     if len(roles.y) > 1: src.y = row_targets(_several_targets(src, found.y), roles)
     return src
+
+def _window_kind(recording, timed):
+    "Return the class of the windows of a recording"
+    if isinstance(recording, ChannelData): return TimedChannelWindows if timed else ChannelWindows
+    return TimedWindows if timed else WindowSource
 
 def _several_targets(src, y):
     "Return several targets `(rows, k)` for windows, from those of the recording `(k,)` or of its steps `(time, k)`: those of the last step"

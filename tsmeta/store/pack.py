@@ -269,7 +269,7 @@ def _schema(s):
     "Return a schema as JSON can hold it; the parts of the store say how numbers are stored"
     out = s.to_dict()
     if out['vocab'] is not None: out['vocab'] = [_plain(v) for v in s.vocab]
-    return {k: v for k, v in out.items() if k != 'dtypes' and (k != 'policies' or v)}
+    return {k: v for k, v in out.items() if k not in ('dtypes', 'reading') and (k != 'policies' or v)}
 
 # %% ../../nbs/store/pack.ipynb #64c9b255
 _FACTS = 'version', 'datasets', 'rows', 'shape', 'names', 'vocab', 'labels', 'splits'
