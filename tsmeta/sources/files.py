@@ -556,7 +556,7 @@ def _series_names(table, label, prefix=''):
 
 def _series_found(table, k):
     static = None if table.static is None else table.static.iloc[k].to_dict()
-    return Found(table.series(k), table.target(k), table.when(k), None, table.zone, table.roles, static)
+    return Found(table.series(k), table.target(k), table.when(k), None, table.zone, table.roles, static, var_names=table.var_names)
 
 def raw_recordings(
     paths:dict, # path → name of the file
@@ -625,12 +625,10 @@ def _windows(found, how):
     timed, stored = 'clock' in how, isinstance(found.recording, StoredSource)
     if stored: return (TimedStoredWindows if timed else StoredWindows)(found.recording, y=found.y, k=found.k, **how)
     kind, roles = _window_kind(found.recording, timed), found.roles
-    if roles is None or roles.y_type is None:
-        src = kind(found.recording, y=found.y, **how)
-        if found.var_names is not None: src.var_names = list(found.var_names)
-        return src
-    src = kind(found.recording, y=found.y if len(roles.y) == 1 else None, **how)
-    if len(roles.y) > 1: src.y = row_targets(_several_targets(src, found.y), roles)
+    several = roles is not None and len(roles.y) > 1
+    src = kind(found.recording, y=None if several else found.y, **how)
+    if found.var_names is not None: src.var_names = list(found.var_names)
+    if several: src.y = row_targets(_several_targets(src, found.y), roles)
     return src
 
 def _window_kind(recording, timed):

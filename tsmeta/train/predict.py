@@ -19,6 +19,7 @@ from pathlib import Path
 # %% ../../nbs/train/predict.ipynb #9b1a1edf
 from ..sources.adapt import info_beside
 from ..data.dataset import TSMetaDataset
+import tsmeta.data.open
 from ..load.distributed import barrier, group_rank
 from ..load.loader import TSMetaDataLoader
 from ..load.stream_loader import TSStreamLoader
@@ -337,12 +338,18 @@ def _ours(dl):
         f'Only a TSMetaDataLoader or a TSStreamLoader knows which rows its batches are made of; got a {type(dl).__name__}. '
         'Make loaders with TSMetaDatasets(...).dataloaders(), or pass data=: rows or a TSMetaDataset.')
 
+@patch(as_prop=True)
+def recipe(self:Learner):
+    "How raw data becomes rows like those that this learner was trained on: a `Recipe`"
+    return _ours(self.dls.train).dataset.recipe
+
 def _loader(learn, ds_idx, dl, data, kwargs):
     "Return a new loader for predicting, which leaves nothing out and leaves the given one as it is"
     if dl is not None and data is not None:
         raise ValueError('predict_table was given both dl= and data=: rows come from one of them.')
     if data is not None:
         _ours(learn.dls.valid)
+        if isinstance(data, (str, os.PathLike)): data = TSMetaDataset.open(data, recipe=learn.recipe)
         return learn.dls.test_dl(data, with_labels=isinstance(data, tuple), **kwargs)
     if dl is not None:
         new = _ours(dl).new(**{'drop_last': False, 'seed': dl.plan.seed, **kwargs})
@@ -481,7 +488,7 @@ def _write(dl, file, fill):
 def predict_table(self:Learner,
     ds_idx:int=1, # Which of the learner's loaders: 0 for training, 1 for validation
     dl=None, # A loader instead: its rows in the order of its coming epoch; it is left as it is
-    data=None, # New data instead: a `TSMetaDataset`, rows `(rows, vars, len)`, or a pair `(X, y)`
+    data=None, # New data instead: a `TSMetaDataset`, files, which are read by the recipe of the learner, rows `(rows, vars, len)`, or a pair `(X, y)`
     probs:bool=False, # One more column `p_<label>` per label
     with_loss:bool=True, # The loss of each row, where there are targets; in the units of training
     with_input:bool=False, # A column `input`: what the model was given, one array `(vars, len)` per row
