@@ -92,12 +92,13 @@ def _given(options): return {k: v for k, v in options.items() if v}
 def open_data(
     data:str, # What `TSMetaDataset.open` takes
     cut:DataOptions=None, # How to see it
+    recipe=None, # How other data was read, unless the options name a file
 )->TSMetaDataset:
     "Open the data of a command line"
     cut = cut or DataOptions()
     labels = _given(dict(vocab=_comma(cut.vocab), labels=plain_value(cut.labels)))
     how = _given(dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon,
-        times=_times(cut), var_names=_comma(cut.var_names)))
+        times=_times(cut), var_names=_comma(cut.var_names), recipe=cut.recipe or recipe))
     meta = TSMetaDataset.open([data, *cut.more] if cut.more else data, **how, **labels)
     if data.startswith('demo:'): echo(f'The recordings of {data} are kept in {_home(tsmeta.data.open.cache_folder())}.')
     if cut.info: meta.info = _lines(cut.info, meta.names)

@@ -94,6 +94,8 @@ class DataOptions:
         metavar='WHAT=NAME',
             help='Of tables: columns of id, time, values (a,b,…) and y. May be repeated.')] = _many(default_factory=list)
     var_names: Annotated[str | None, _opt(metavar='A,B,…', help='Names of the variables.')] = None
+    recipe: Annotated[str | None, _opt(metavar='YAML',
+        help='How to read data, from meta.recipe.to_yaml(FILE) or the recipe.yaml of a run; other options change it.')] = None
 
 @dataclass
 class SplitOptions:

@@ -253,6 +253,7 @@ def _begin(run, mds, words, options):
     (run/'config.toml').write_text(as_toml(options), encoding='utf-8')
     write_splits(run/'splits.json', mds.metadataset, mds, words)
     key = data_key(data_facts(mds.metadataset))
+    if mds.metadataset.schema.reading is not None: mds.metadataset.recipe.to_yaml(run/'recipe.yaml')
     write_run(run, state='running', options=options, key=key, environment=environment(), started=_now())
 
 def _fit(learn, o, keep):
@@ -292,12 +293,14 @@ def run_data(
     run, # Folder of a run
     data:str, # What `TSMetaDataset.open` takes
     cut:DataOptions, # Options of the command line
+    recipe=None, # Of the learner; runs of version 0.1 have none
 ):
     "Open data as a run opened its own, where the command line says nothing else; a store is opened as it is"
     then, cut = read_run(run)['options'], cut or DataOptions()
     is_store = os.path.isfile(os.path.join(data, 'manifest.json'))
     open_options = [k for k in _CUT if not vars(cut)[k] and k in then]
     if is_store: return open_data(data, cut)
+    if recipe is not None: return open_data(data, cut, recipe)
     return open_data(data, replace(cut, **{k: then[k] for k in open_options}))
 
 def check_out(out):
@@ -323,7 +326,9 @@ def predict_run(
     "Predict new data with the learner of a run"
     check_out(out)
     _check_done(run)
-    meta, learn = run_data(run, data, cut), read_learner(run)
+    learn = read_learner(run)
+    read = learn.dls.train.dataset.schema.reading
+    meta = run_data(run, data, cut, None if read is None else learn.recipe)
     options = dict(data=meta) if by is None else dict(data=meta, by=by, how=how)
     with learn.no_bar():
         if str(out) == '-': learn.predict_table(**options).to_csv(sys.stdout, index=False)
