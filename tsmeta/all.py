@@ -14,13 +14,16 @@ __all__ = ['ArraySource', 'FileSource', 'ItemSource', 'WindowSource', 'to_source
            'RobustScaleByDataset', 'StandardizeByDataset', 'load_safe', 'make_arch', 'register_arch', 'register_loss',
            'register_transform', 'DatasetInput', 'WithDataset', 'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times',
            'TSMetaView', 'LabelDataset', 'register_base', 'register_loader', 'sequence_index', 'store_label_mmap',
-           'WATCH_VARS', 'watch_windows', 'write_watch', 'bundled', 'read_archive', 'check_source']
+           'WATCH_VARS', 'watch_windows', 'write_watch', 'bundled', 'read_archive', 'check_source', 'RawRecording',
+           'register_reader', 'Recipe']
 
 # %% ../nbs/all.ipynb #5ef5ef05
 from .sources.adapt import ItemSource, to_source
 from .sources.align import Missing, Ragged
 from .sources.base import ArraySource, check_source, FileSource
+from .sources.channels import RawRecording, register_reader
 from .sources.policies import Vars
+from .sources.recipe import Recipe
 from .sources.recordings import Times, WindowSource
 from .splits.leakage import check_leakage, show_splits
 from .splits.spec import ReadInstruction
@@ -63,5 +66,5 @@ _all_ = [
     'make_arch', 'register_arch', 'register_loss', 'register_transform', 'DatasetInput', 'WithDataset',
     'OwnLabels', 'Ragged', 'Missing', 'Vars', 'Times', 'TSMetaView', 'LabelDataset', 'register_base',
     'register_loader', 'sequence_index', 'store_label_mmap', 'WATCH_VARS', 'watch_windows', 'write_watch',
-    'bundled', 'read_archive', 'check_source',
+    'bundled', 'read_archive', 'check_source', 'RawRecording', 'register_reader', 'Recipe',
 ]
