@@ -5,6 +5,7 @@ from datetime import date, time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tsmeta.sources.channels import CHANNEL, ChannelData, ChannelWindows, read_recordings
@@ -187,3 +188,59 @@ def test_damaged_files_give_errors_that_name_them(tmp_path, monkeypatch, name):
             assert main.split('.')[0] in str(e)
             refused += 1
     assert refused
+
+
+def sleep_like(folder, nights=3):
+    "Nights with channels in another order and other units: the values are the same in µV"
+    edfio = pytest.importorskip('edfio')
+    x = np.random.default_rng(0).normal(size=(nights, 3, 500))*50
+    for k in range(nights):
+        order = [0, 1, 2] if k != 1 else [2, 0, 1]
+        units = {0: 'uV', 1: 'mV' if k == 2 else 'uV', 2: 'uV'}
+        signals = [edfio.EdfSignal(x[k, v]/(1000 if units[v] == 'mV' else 1), 100, label=['C3', 'C4', 'EOG'][v], physical_dimension=units[v]) for v in order]
+        when = edfio.Recording(startdate=date(2020, 1, 1 + k))
+        edfio.Edf(signals, recording=when, starttime=time(22, 0, k)).write(folder/f'night{k}.edf')
+    return x
+
+
+def test_a_folder_of_recordings(tmp_path):
+    from tsmeta.all import TSMetaDataset
+    x = sleep_like(tmp_path)
+    meta = TSMetaDataset.open(tmp_path, window=50, stride=25)
+    assert meta.schema.var_names == ['C3', 'C4', 'EOG'] and list(meta.names) == ['night0', 'night1', 'night2']
+    got = np.asarray(meta[:][0]).reshape(3, 19, 3, 50)
+    wanted = np.stack([x[..., a:a + 50] for a in range(0, 451, 25)], 1)
+    assert np.abs(got - wanted).max() < .02 # 16 bits over the range of a channel
+    places = meta.where(np.arange(len(meta)))
+    assert places.start_time[20] == pd.Timestamp('2020-01-02 22:00:01.250') and places.rate.tolist() == [100.]*57
+    packed = meta.pack(tmp_path/'store')
+    assert (np.asarray(packed[:][0]) == got.reshape(57, 3, 50)).all()
+    again = TSMetaDataset.open(tmp_path/'night1.edf', recipe=meta.recipe)
+    assert (np.asarray(again[:][0]) == got[1]).all()
+    dls = meta.split('train[:2shard]', 'train[2shard:]').dataloaders(bs=16, num_workers=2, seed=0)
+    for x, in dls.train: assert (np.asarray(x) == np.asarray(meta.gather(x.ids)[0])).all()
+
+
+def test_recordings_that_differ_are_refused(tmp_path):
+    from tsmeta.all import TSMetaDataset
+    sleep_like(tmp_path)
+    with pytest.raises(ValueError, match='state the window='): TSMetaDataset.open(tmp_path)
+    write_edf(tmp_path/'other.edf', np.random.default_rng(0), rates=(100, 100, 1))
+    with pytest.raises(ValueError, match='several rates.*sel_vars'): TSMetaDataset.open(tmp_path/'other.edf', window=10)
+    assert TSMetaDataset.open(tmp_path/'other.edf', window=10, sel_vars=['ch0', 'ch1']).vars == 2
+    (tmp_path/'other.edf').unlink()
+    edfio = pytest.importorskip('edfio')
+    edfio.Edf([edfio.EdfSignal(np.arange(300.), 100, label=n, physical_dimension='K') for n in ('C3', 'C4', 'EOG')]).write(tmp_path/'other.edf')
+    with pytest.raises(ValueError, match="'C3' is in 'uV' in recording 'night0' and in 'K' in 'other'"): TSMetaDataset.open(tmp_path, window=50)
+
+
+def test_a_reader_of_ones_own(tmp_path):
+    from tsmeta.all import RawRecording, TSMetaDataset, register_reader
+    from tsmeta.sources.channels import READERS
+    def read(path): return [RawRecording(np.loadtxt(path, ndmin=2).T, ['a', 'b'], rate=10.)]
+    register_reader('.pairs', read)
+    try:
+        np.savetxt(tmp_path/'x.pairs', np.arange(40).reshape(20, 2))
+        meta = TSMetaDataset.open(tmp_path, window=5)
+        assert meta.schema.var_names == ['a', 'b'] and np.asarray(meta[1][0]).tolist() == [[10, 12, 14, 16, 18], [11, 13, 15, 17, 19]]
+    finally: READERS.pop('.pairs')
