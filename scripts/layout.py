@@ -17,7 +17,7 @@ NO_TORCH = ('sources', 'splits', 'batches', 'store')
 TORCH = {'torch', 'torchvision', 'fastai', 'tsai', 'accelerate'}
 # Pages in the order in which somebody new would read them; any other comes after these, by name
 TUTORIALS = [
-    'from_recordings_to_answers', 'which_split', 'from_the_command_line', 'order_mix_resume', 'ten_thousand_datasets',
+    'your_data', 'from_recordings_to_answers', 'which_split', 'from_the_command_line', 'order_mix_resume', 'ten_thousand_datasets',
     'several_processes', 'eight_benchmarks', 'twelve_datasets', 'forecasting', 'pretrain_then_finetune',
     'coming_from_tfds', 'coming_from_edflow', 'coming_from_trw',
 ]
