@@ -3,7 +3,8 @@ import gc, json, logging, multiprocessing, os, pathlib, random, signal, subproce
 from collections import Counter
 import numpy as np, pytest
 from queue import SimpleQueue
-from tsmeta.load.workers import Job, ProcessPool, Slots, WorkerDied
+from tsmeta.load.stages import Run
+from tsmeta.load.workers import END, Job, ProcessPool, Slots, WorkerDied
 from tsmeta.load.workers import worker_context
 from tsmeta.load.stream import Stream
 from stream_tools import *
@@ -447,3 +448,47 @@ def test_statistics():
     got = s.stats()['1 map(five_ms)']
     assert got['in'] == got['out'] == 10 and got['depth'] == 0
     assert got['wait_consumer'] > .015 and got['wait_workers'] > .015 and got['wait_source'] < .01
+
+
+class _SlowPool:
+    "A pool that is made, or starts, when the test lets it"
+    def __init__(self, wait_in, reached, go_on):
+        self.wait_in, self.reached, self.go_on, self.usable, self.running = wait_in, reached, go_on, True, False
+        self._reach('made')
+    def _reach(self, where):
+        if where != self.wait_in: return
+        self.reached.set()
+        assert self.go_on.wait(30)
+    def start(self):
+        self._reach('start')
+        self.running = True
+    def close(self, grace=0): self.running = False
+
+@pytest.mark.parametrize('wait_in', ['made', 'start'])
+def test_a_stream_closed_while_its_workers_start_leaves_no_pool(wait_in, monkeypatch):
+    import tsmeta.load.stages as stages
+    reached, go_on, pools, errors = threading.Event(), threading.Event(), [], []
+    def make(*args):
+        pools.append(_SlowPool(wait_in, reached, go_on))
+        return pools[0]
+    monkeypatch.setattr(stages, 'make_pool', make)
+    s = src().map(abs, num_workers=1, worker='thread')
+    def consume():
+        try: list(s)
+        except ValueError as e: errors.append(str(e))
+    t = threading.Thread(target=consume)
+    t.start()
+    assert reached.wait(30)
+    s.close()
+    go_on.set()
+    t.join(30)
+    assert not t.is_alive() and not pools[0].running and 'closed' in errors[0]
+
+def test_calls_that_begin_in_a_closed_stream_end():
+    "`close` comes between the start of the workers and that of the work"
+    s = src().map(abs, num_workers=1, worker='thread')
+    run, pool = Run(s.feed, s.stages, 0, s.resources), s.resources.pool(1, s.stages[0])
+    s.resources.pool = lambda k, stage: (s.close(), pool)[1]
+    calls = run.calls(1, s.stages[0], run.at(0)(0), 0)
+    with pytest.raises(ValueError, match='closed'):
+        while calls.take() is not END: pass

@@ -9,7 +9,7 @@ __all__ = ['Place', 'Cursor', 'TSMetaDataLoader', 'TSMetaDataLoaders', 'order_ch
            'check_resume']
 
 # %% ../../nbs/load/loader.ipynb #06b89e0f
-import json, torch, warnings
+import json, re, torch, warnings
 import numpy as np
 from contextlib import contextmanager
 from fastai.data.core import DataLoaders
@@ -57,10 +57,10 @@ class Cursor:
         "Let the next iteration begin at this place"
         self.next, self.reached = Place(int(epoch), int(batch), int(rows)), None
 
-    def begin(self, order=None):
-        "Note that an iteration begins; the one after it is the next epoch, unless the order was given by a `get_idxs`"
+    def begin(self, order=None, epoch_ends:bool=True):
+        "Note that an iteration begins, with these positions if a `get_idxs` gave them; the one after it is the next epoch"
         self.order = order
-        if order is None: self.next = Place(self.epoch + 1)
+        if epoch_ends: self.next = Place(self.epoch + 1)
 
     def advance(self, place, plan):
         "Note that the batches of a plan before this place were delivered"
@@ -277,6 +277,25 @@ def __getstate__(self:TSMetaDataLoader):
     "Return the state without types, which depend on whether tsai is loaded; a process that loads it finds its own rank"
     return {k: v for k, v in self.__dict__.items() if k != '_types'} | dict(selected=None)
 
+_OLD = ('_settings _plan _asked_rows _given seed epoch _start _done _begun _mixed_epoch _ids _all_ids _shared _part _skip _agreed '
+        '_kept _crop _bad _sizes schema on_bad max_bad multiprocessing_context prefetch_factor').split()
+
+def _of_version_0_1(state):
+    "Return the state of a loader in an export of version 0.1 as the objects that a loader holds now"
+    sampling = Sampling(state['dataset'], state['_given'])
+    sampling.seed, sampling.asked = state['seed'], dict(state['_asked_rows'])
+    sampling.change(**state['_settings'])
+    new = {k: v for k, v in state.items() if k not in _OLD}
+    new.update(sampling=sampling, cursor=Cursor(), sharding=Sharding.of_process(), delivered=Delivered(),
+               bad_rows=BadRows(state['on_bad'], state['max_bad']),
+               read_ahead=ReadAhead(state['prefetch_factor'], state['multiprocessing_context']))
+    new['cursor'].jump(state['epoch'])
+    return new
+
+@patch
+def __setstate__(self:TSMetaDataLoader, state):
+    self.__dict__.update(_of_version_0_1(state) if '_settings' in state else state)
+
 @patch
 def __setstate__(self:TSMetaDataLoader, state):
     "Take in what was pickled; a loader of version 0.1 is made anew, with its settings"
@@ -380,9 +399,14 @@ def __iter__(self:TSMetaDataLoader):
         self.sharding.sizes = plan.sizes()
     self.before_iter()
     deliver = self._direct if self._is_direct(place) else self._with_tasks
-    self.cursor.begin(order)
+    self.cursor.begin(order, epoch_ends=order is None or self.overrides_order)
     yield from deliver(order, plan, place)
     self.after_iter()
+
+@patch(as_prop=True)
+def overrides_order(self:TSMetaDataLoader)->bool:
+    "Return whether a subclass decides which rows come, by a `get_idxs` of its own"
+    return type(self).get_idxs is not TSMetaDataLoader.get_idxs
 
 @patch
 def _plan_for(self:TSMetaDataLoader, order): return self.plan if order is None else self.sampling.plan_over(order)
@@ -393,7 +417,7 @@ def _direct(self:TSMetaDataLoader, order, plan, place):
     epoch, typed, read, cursor = place.epoch, self.dataset.typer(), self.reader(order), self.cursor
     crop_key = read.crop_key(epoch)
     for k, ids in enumerate(self._ids_of(order, plan, place), place.batch):
-        b = typed(*read.gather(ids, crop_key))
+        b = typed(*read.gather(ids, crop_key, epoch))
         if order is None: cursor.advance(Place(epoch, k+1), plan)
         yield self._deliver(Delivered(ids, crop_key=crop_key), b, epoch, k)
 
@@ -656,6 +680,7 @@ def _check_state_field(k, v):
         raise ValueError(f'The state of a loader has an unknown field {k!r}; this version reads version 1.')
     if not isinstance(v, _STATE[k]) or isinstance(v, bool) and k != 'given': raise _damaged(k, v)
     if k == 'version' and v != 1: raise _damaged(k, v)
+    if k == 'then' and not re.fullmatch('[0-9a-f]{16}', v): raise _damaged(k, v)
     if k in ('epoch', 'batch', 'rows') and not 0 <= v < 2**62: raise _damaged(k, v)
     if k == 'seed' and v is not None and not -2**63 <= v < 2**63: raise _damaged(k, v)
 
@@ -663,6 +688,8 @@ def _check_state_field(k, v):
 @patch
 def state_dict(self:TSMetaDataLoader)->dict: # JSON of at most 1 KB
     "Where this loader is: epoch, batches delivered, seed, fingerprints"
+    if self.overrides_order:
+        raise ValueError(f'{self} has no state: its order comes from get_idxs of {type(self).__name__}, which no state can name.')
     coming = self.plan
     place, plan = self.cursor.state(coming)
     if plan is None: plan = coming

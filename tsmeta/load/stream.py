@@ -242,7 +242,7 @@ def _check_fields(state):
     if not isinstance(state, Mapping) or not {*_STATE} <= {*state}: raise ValueError(f'this is not the state of a stream: {str(state)[:80]}')
     for k, v in state.items():
         if k not in _STATE and k != 'version': raise ValueError(f'the state of a stream has an unknown field {k!r}')
-        if not isinstance(v, _STATE.get(k, int)): raise ValueError(f'the state of a stream is damaged: {k} is {repr(v)[:60]}')
+        if not isinstance(v, _STATE.get(k, int)) or isinstance(v, bool) and k != 'token': raise ValueError(f'the state of a stream is damaged: {k} is {repr(v)[:60]}')
     if state.get('version', 1) != 1: raise ValueError(f'the state of a stream has version {state["version"]}; this tsmeta reads version 1')
     for k in ('epoch', 'delivered', 'seed'): check_count(state[k], k)
 
