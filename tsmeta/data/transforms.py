@@ -21,7 +21,8 @@ from torch import nn
 from ..sources.align import each_steps, Filled, Framed, NANS, SIDES
 from ..sources.names import check_known, names_facts, same_datasets
 from ..sources.targets import some
-from ..splits.index import by_dataset, compiled, merge_ranges, merged_ranges, View
+from ..compiled import compiled
+from ..splits.index import by_dataset, merge_ranges, merged_ranges, View
 from .dataset import TSMetaDataset
 from .ids import batch_ids, carry_ids, first_tensor
 
