@@ -156,7 +156,8 @@ def test_the_vocabulary_of_the_learner_counts():
     other = TSMetaDataset((X[2:], list('cb')))
     t = learn.predict_table(data=other)
     assert list(t.prediction) == ['c', 'c'] and list(t.target) == ['c', 'b']
-    with pytest.raises(ValueError, match=r"Pass data= instead of dl="): learn.predict_table(dl=TSMetaDataLoader(other))
+    t = learn.predict_table(dl=TSMetaDataLoader(other))
+    assert list(t.prediction) == ['c', 'c'] and list(t.target) == ['c', 'b']
     unlabelled = learn.predict_table(dl=TSMetaDataLoader(TSMetaDataset(X[:2])))
     assert list(unlabelled.prediction) == ['a', 'b']
     with pytest.raises(ValueError, match='unknown label'): learn.predict_table(data=(X[:2], list('az')))

@@ -234,6 +234,14 @@ def part(self:TSMetaDataset,
     new.last, new.split_idx = LastBatch(self.last), split_idx
     return new
 
+@patch
+def per_dataset(self:TSMetaDataset,
+    given, # One value per dataset: list, dict, Series, or a table with a column `name` and one other
+    what:str, # What it is called in errors
+)->list:
+    "Return one value per dataset, lined up by name where both sides have names"
+    return Binding(self.names)(given, what)
+
 @patch(as_prop=True)
 def whole(self:TSMetaDataset):
     "The metadataset that this set is a part of, with all rows in their order"

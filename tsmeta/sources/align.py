@@ -484,7 +484,7 @@ class Filled(DerivedSource):
 
 # %% ../../nbs/sources/align.ipynb #372019a2
 def _missing_in_windows(src):
-    "Return how many values of a recording are missing, how many there are, and whether each window has missing ones"
+    "Return how many values of a recording are missing, how many there are, and whether each window, or the steps to come, has missing ones"
     missing, values, steps = 0, 0, [np.zeros(1, np.int64)]
     for x in each_value(src):
         holes = np.isnan(x)
@@ -492,7 +492,7 @@ def _missing_in_windows(src):
         steps.append(holes.any(0))
     before = np.cumsum(np.concatenate(steps))
     starts = src.starts(np.arange(len(src)))
-    return missing, values, before[starts + src.window] > before[starts]
+    return missing, values, before[starts + src.window + src.horizon] > before[starts]
 
 def _missing_in_rows(src):
     "Return how many values of rows are missing, how many there are, and whether each row has missing ones"
@@ -503,6 +503,12 @@ def _missing_in_rows(src):
             rows.append(holes.any((1, 2)))
     return missing, values, np.concatenate(rows or [np.zeros(0, bool)])
 
+def _holes_of(src, row):
+    "Return which variables of a row, and of the steps to come, have missing values"
+    holes = np.isnan(src.read([row])[0]).any(1)
+    if src.horizon and not holes.any(): holes = np.isnan(src.read_y([row])[0]).any(1)
+    return holes
+
 def count_missing(
     src:Source, # Any source
 )->dict: # `missing` values, `rows` that have some, number of `values`, the `first` such row and variable or `None`
@@ -512,7 +518,7 @@ def count_missing(
     first = None
     if lost.any():
         row = int(lost.argmax())
-        first = row, int(np.isnan(src.read([row])[0]).any(1).argmax())
+        first = row, int(_holes_of(src, row).argmax())
     return dict(missing=missing, rows=int(lost.sum()), values=values, first=first)
 
 def refuse_missing(

@@ -64,10 +64,12 @@ def _headers(names, sources):
 
 def _named_by_both(each, headers, names):
     "Return names of variables from those that were given and those that the data has: given ones say the order, or rename all alike"
-    alike = all(vs == headers[0] for vs in headers)
+    known = [vs for vs in headers if vs is not None]
+    alike = all(vs == known[0] for vs in known)
     out = []
     for d, (given, own) in enumerate(zip(each, headers)):
-        if sorted(given) == sorted(own): out.append(own)
+        if own is None: out.append(given)
+        elif sorted(given) == sorted(own): out.append(own)
         elif alike: out.append(given)
         else:
             raise ValueError(f'var_names gives dataset {some(names, [d])} the names {given[:8]}, its own are {own[:8]}, and not all datasets have the same. '
@@ -92,13 +94,13 @@ def each_names(
     rename=None, # Function that returns the name to use for a name
 )->list: # One list of names per dataset; `None` without names
     "Return the names of the variables of each dataset, given or as the data has them, checked against its source"
-    headers = _headers(names, sources) if var_names is None or not isinstance(sources, SourceTable) and any(s.var_names for s in sources) else None
-    if var_names is None and headers is None: return None
-    each = headers if var_names is None else _of_each(var_names, names)
-    if rename is not None: each = [[str(rename(v)) for v in vs] for vs in each]
-    if var_names is not None and headers is not None:
-        if rename is not None: headers = [[str(rename(v)) for v in vs] for vs in headers]
-        each = _named_by_both(each, headers, names)
+    each = _headers(names, sources) if var_names is None else _of_each(var_names, names)
+    if each is None: return None
+    renamed = lambda vs: vs if vs is None or rename is None else [str(rename(v)) for v in vs]
+    each = [renamed(vs) for vs in each]
+    if var_names is not None and not isinstance(sources, SourceTable):
+        headers = [renamed(s.var_names) for s in sources]
+        if any(vs is not None for vs in headers): each = _named_by_both(each, headers, names)
     _check_each(each, names, sources)
     return each
 

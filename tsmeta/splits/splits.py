@@ -42,6 +42,9 @@ class DataLayout:
     def targets(self, ids=None):
         "Return the targets of these rows, or of all; `None` where there are none"
         return self.y if self.y is None or ids is None else self.y[ids]
+    def per_dataset(self, given, what):
+        "Return what was given per dataset as it is: these datasets have no names of their own to line it up by"
+        return given
 
 # %% ../../nbs/splits/splits.ipynb #d6dfb523
 def _view_shards(view, index, names):
@@ -376,6 +379,7 @@ def group_codes(
     if groups is None: return np.arange(len(meta.lens)), [str(n) for n in meta.names]
     where = ''
     if isinstance(groups, str): where, groups = f' in the info column {groups!r}', _info_column(meta, groups)
+    elif isinstance(groups, (dict, pd.Series, pd.DataFrame)): groups = meta.per_dataset(groups, 'groups')
     if isinstance(groups, dict) or not isinstance(groups, Sized):
         raise TypeError(f'groups is an info column, or a list with one label per dataset, got {groups!r:.80}.')
     labels, n = np.asarray(groups, dtype=object), len(meta.lens)

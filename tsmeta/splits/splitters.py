@@ -27,6 +27,7 @@ class _SeenRows(DataLayout):
         merged = View.of_ranges(*merged_ranges(view), view.size)
         self.view = merged if len(merged) == len(view) else View(np.sort(view.ids()), view.size)
     def targets(self, ids=None): return self.meta.targets(self.view.ids(ids))
+    def per_dataset(self, given, what): return self.meta.per_dataset(given, what)
 
 def as_meta(o):
     "Return anything with a length as one dataset; labels, where `o` is a list of them, are its targets"
