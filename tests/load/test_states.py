@@ -147,10 +147,11 @@ class Drawing:
     def __len__(self): return 12
     def __getitem__(self, i): return np.full((2, 8), np.random.rand() + i, np.float32)
 
+DRAWING = TSMetaDataset({'still': np.zeros((5, 2, 8), 'f4'), 'drawing': Drawing()}) # which reads the first item
+
 def drawn(seed=1, **kwargs):
     "Two epochs of id → what was drawn for it"
-    meta = TSMetaDataset({'still': np.zeros((5, 2, 8), 'f4'), 'drawing': Drawing()})
-    dl = TSMetaDataLoader(meta, shuffle=True, seed=seed, device='cpu', **kwargs)
+    dl = TSMetaDataLoader(DRAWING, shuffle=True, seed=seed, device='cpu', **kwargs)
     return [{int(i): float(v) for x, in dl for i, v in zip(dl.ids, x[:, 0, 0])} for _ in range(2)]
 
 def test_what_members_draw_is_keyed_by_seed_epoch_and_id():
@@ -185,5 +186,5 @@ def test_a_loader_holds_few_objects():
     "Attributes of a loader beside those of fastai's own"
     from fastai.data.core import TfmdDL
     own = {*vars(loader())} - {*vars(TfmdDL(list(range(4)), bs=2))}
-    assert own <= {'sampling', 'cursor', 'sharding', 'bad_rows', 'read_ahead', 'delivered'}
+    assert own <= {'sampling', 'cursor', 'sharding', 'bad_rows', 'read_ahead', 'delivered', 'tensors'}
     assert len(TSMetaDataLoader.__bases__) <= 2
