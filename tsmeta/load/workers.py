@@ -640,6 +640,7 @@ class Calls:
         try:
             if isinstance(event, SourceEnd):
                 if error is None: return END
+                if isinstance(error, PoolClosed): raise PoolClosed(CLOSED)
                 raise error
             self.next += 1
             self.flying.discard(event)
