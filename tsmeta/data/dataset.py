@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/data/dataset.html.md"""
 __all__ = ['RowTfm', 'TSMetaDataset', 'Given']
 
 # %% ../../nbs/data/dataset.ipynb #f6614559
-import copy, torch
+import copy, torch, warnings
 import numpy as np, pandas as pd
 from fastai.torch_core import TensorCategory, TensorMultiCategory
 from fastcore.basics import listify, patch
@@ -22,6 +22,7 @@ from ..sources.align import count_missing, Mapped, one_shape, rates_of, Resample
 from ..sources.base import ArraySource, SourceTable
 from ..sources.policies import Policies, stored_dtypes
 from ..sources.recordings import Clock, one_kind, TimedWindows, Times, WindowSource
+from ..sources.tables import frame_recordings, TableOptions
 from ..sources.targets import join_targets, some, target_kind, Targets
 from ..splits.index import to_ids, View
 from ..batches.gather import Gather
@@ -318,16 +319,24 @@ def from_recordings(cls:TSMetaDataset,
     y_reduce:str='last', # How a target per step becomes one per window: 'first', 'center', 'last', 'mode', 'mean', 'all'
     time_first:bool=False, # Recordings are `(time, vars)`
     times=None, # When steps happened: one array of times per recording, the column of DataFrames that says it, or a `Times(…)` that says start, rate and the longest gap
-    **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, `vars`, `resample`, … as for `TSMetaDataset`
+    **kwargs, # `columns`, `duplicates`, `zone`, … of frames as for `open`; `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, … as for `TSMetaDataset`
 ):
-    "Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate"
-    recs = recordings if isinstance(recordings, dict) else list(recordings)
+    """Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate
+
+    A DataFrame has a line per step, and each column is a variable unless `columns=` or `times=` states another role. Its index takes part: dates are
+    the times of steps, in whose order they are read; two levels are id and time, and each id is a recording."""
+    if times is not None and not isinstance(times, Times): times = Times(times)
+    recs = [recordings] if isinstance(recordings, pd.DataFrame) else recordings
+    options, frames = TableOptions.taken(kwargs), None
+    if any(isinstance(r, pd.DataFrame) for r in (recs.values() if isinstance(recs, dict) else recs)):
+        recs, frames = _framed(recs, options, times, horizon, time_first, kwargs)
+        y, times = _of_frames(frames, y, times)
+    elif options != TableOptions(): raise ValueError(f'{options!r} is about tables; none of the recordings is a DataFrame.')
+    recs = recs if isinstance(recs, dict) else list(recs)
     names = dataset_names(kwargs.pop('names', None), recs, len(recs))
     if isinstance(recs, dict): recs = list(recs.values())
     if isinstance(y, dict): y = [y[n] for n in names]
     if y is not None and len(y) != len(recs): raise ValueError(f'There are {len(recs):,} recordings but {len(y):,} targets.')
-    if times is not None and not isinstance(times, Times): times = Times(times)
-    recs, times = _tables(recs, names, times, time_first)
     n, resample = len(recs), kwargs.get('resample')
     clocks = [None]*n if times is None else times.clocks(names)
     ys = [None]*n if y is None else y
@@ -338,20 +347,42 @@ def from_recordings(cls:TSMetaDataset,
     for d, rec in enumerate(recs):
         try: sources.append(_recording(rec, ys[d], time_first, clocks[d], max_gap, rates[d], resample, cut))
         except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}): {e}') from e
+    for src, variables in zip(sources, [] if frames is None else frames.var_names): src.var_names = variables
     return cls(sources, names=names, **kwargs)
 
-def _tables(recs, names, times, time_first):
-    "Return recordings that are DataFrames as arrays of their numbers, and the times in a column of theirs"
-    if times is None or times.column is None or not all(isinstance(r, pd.DataFrame) for r in recs): return recs, times
-    column, arrays, stamps = times.column, [], []
-    for d, r in enumerate(recs):
-        if column in r.index.names and column not in r: r = r.reset_index(column)
-        if column not in r:
-            raise ValueError(f'Recording {names[d]!r} ({d}) has no column {column!r}; its columns are {", ".join(map(str, r.columns[:12]))}.')
-        a = r.drop(columns=column).to_numpy()
-        arrays.append(a if time_first else a.T)
-        stamps.append(r[column])
-    return arrays, Times(stamps, max_gap=times.max_gap)
+def _framed(recs, options, times, horizon, time_first, kwargs):
+    "Return recordings by name, those in DataFrames as arrays, and the `FrameRecordings`; set what frames say of their variables and statics"
+    named = dict(zip(dataset_names(None, recs, len(recs)), recs.values() if isinstance(recs, dict) else recs))
+    arrays = [n for n, r in named.items() if not isinstance(r, pd.DataFrame)]
+    if arrays: raise ValueError(f'Some recordings are DataFrames and others, such as {arrays[0]!r}, are not. Give all of them as one kind.')
+    if times is not None and times.column is not None: options = options.with_time(times.column)
+    frames, roles, notes = frame_recordings(list(named.values()), list(named), options, bool(horizon))
+    for note in notes: warnings.warn(note, stacklevel=3)
+    if kwargs.get('var_names') is None: kwargs['var_names'] = frames.var_names
+    static, info = frames.static(), kwargs.get('info')
+    if static is not None: kwargs['info'] = static if info is None else pd.concat([as_info(info, frames.names), static], axis=1)
+    arrays = [frames[d][0].T if time_first else frames[d][0] for d in range(len(frames))]
+    numbered = not isinstance(recs, dict) and frames.names == [str(d) for d in range(len(frames))]
+    return arrays if numbered or kwargs.get('names') is not None else dict(zip(frames.names, arrays)), frames
+
+def _of_frames(frames, y, times):
+    "Return the targets and times of recordings in frames: those given, in the order of their steps, or those of the frames"
+    n, own = len(frames), [frames[d][1] for d in range(len(frames))]
+    if y is None: y = None if own[0] is None else own
+    elif own[0] is not None: raise ValueError('Targets are given twice: as y= and as columns=dict(y=).')
+    else: y = _in_order(frames, y)
+    if times is None or times.column is not None or times.only_gap:
+        stamps = [frames.times(d) for d in range(n)]
+        if stamps[0] is None: return y, times
+        return y, Times(stamps, max_gap=None if times is None else times.max_gap)
+    if times.times is None: return y, times
+    return y, Times(_in_order(frames, times.times), times.start, times.rate, times.max_gap)
+
+def _in_order(frames, values):
+    "Return one value per recording, those with one per line in the order of the steps"
+    if isinstance(values, dict): return {k: frames.in_order(frames.names.index(k), v) if k in frames.names else v for k, v in values.items()}
+    values = list(values)
+    return [frames.in_order(d, v) for d, v in enumerate(values)] if len(values) == len(frames) else values
 
 def _rates(info, names, clocks):
     "Return the steps per second of each recording, from `info` or its clock"

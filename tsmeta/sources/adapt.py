@@ -8,12 +8,13 @@ Docs: https://tsmeta.github.io/tsmeta/sources/adapt.html.md"""
 __all__ = ['ItemSource', 'with_vocab', 'to_source', 'dataset_names', 'to_sources', 'as_info', 'info_beside']
 
 # %% ../../nbs/sources/adapt.ipynb #93f59da2
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, warnings
 from pathlib import Path
 
 # %% ../../nbs/sources/adapt.ipynb #93f59da3
 from .align import RaggedSource
 from .base import ArraySource, as_numpy, as_rows, Coded, FileSource, Source
+from .tables import read_table
 
 # %% ../../nbs/sources/adapt.ipynb #c08a7a73
 def _attr(o, name):
@@ -115,6 +116,18 @@ def _ragged_rows(x):
     rows = [o if _has_shape(o) else np.asarray(o) for o in x]
     return rows if len({o.shape[-1] for o in rows}) > 1 else None
 
+def _frame_source(df):
+    "Return the rows of a frame: its lines, or the series of a table with ids"
+    table = read_table(df)
+    for note in table.notes: warnings.warn(note, stacklevel=4)
+    roles, y = table.roles, table.y
+    if y is not None and roles.y_type == 'multilabel': y = Coded(y, list(roles.y))
+    if roles.layout == 'rows' and list(df.columns) == list(roles.values): return ArraySource(df, y)
+    rows = table.rows()
+    src = RaggedSource(rows, y) if isinstance(rows, list) else ArraySource(rows, y)
+    if roles.layout != 'rows': src.var_names = table.var_names
+    return src
+
 def to_source(
     x, # Array, `(X, y)`, path of a `.npy` file, tsai or torch dataset, anything indexable, or a source
 )->Source:
@@ -122,6 +135,7 @@ def to_source(
     if isinstance(x, Source): return x
     if _attr(x, 'as_source') is not None: return x.as_source()
     y = None
+    if isinstance(x, pd.DataFrame): return _frame_source(x)
     if _is_pair(x): x, y = _item(x)
     if isinstance(x, (str, Path)): return FileSource(x, y)
     rows = _ragged_rows(x)
