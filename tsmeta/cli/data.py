@@ -38,7 +38,7 @@ def _columns(pairs):
     for pair in pairs:
         what, eq, name = pair.partition('=')
         if not eq or not name: raise ValueError(f'--column takes WHAT=NAME, such as id=patient, got {pair!r}.')
-        out[what] = _comma(name) if what == 'values' else name
+        out[what] = _comma(name) if what != 'id' else name
     return out or None
 
 def _times(cut):
@@ -98,7 +98,7 @@ def open_data(
     cut = cut or DataOptions()
     labels = _given(dict(vocab=_comma(cut.vocab), labels=plain_value(cut.labels)))
     how = _given(dict(columns=_columns(cut.column), window=cut.window, stride=cut.stride, horizon=cut.horizon,
-        times=_times(cut), var_names=_comma(cut.var_names), recipe=cut.recipe or recipe))
+        times=_times(cut), var_names=_comma(cut.var_names), time_format=cut.time_format, recipe=cut.recipe or recipe))
     meta = TSMetaDataset.open([data, *cut.more] if cut.more else data, **how, **labels)
     if data.startswith('demo:'): echo(f'The recordings of {data} are kept in {_home(tsmeta.data.open.cache_folder())}.')
     if cut.info: meta.info = _lines(cut.info, meta.names)
@@ -176,6 +176,7 @@ def data_summary(
     out = dict(data=data, datasets=len(meta.names), rows=len(meta), vars=s.vars, length=s.len, horizon=s.horizon,
         target=s.kind,
                vocab=vocab, var_names=s.var_names, key=data_key(data_facts(meta)))
+    if meta.table_roles is not None: out['columns'] = dict(meta.table_roles.table().to_numpy().tolist())
     if store is not None: out |= dict(version=store.version, splits=_records(split_table(store)))
     return out | dict(table=_records(data_table(meta, nans)))
 

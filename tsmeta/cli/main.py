@@ -74,6 +74,7 @@ def info(
     schema = repr(meta.schema).removeprefix('Schema: ')
     typer.echo(f'{len(meta):,} rows in {len(meta.names):,} datasets: {schema}')
     if meta.cat: typer.echo(f'labels: {", ".join(map(str, meta.schema.vocab))}')
+    if meta.table_roles is not None: typer.echo(f'columns: {repr(meta.table_roles).removeprefix("TableRoles: ")}')
     if store_of(meta) is not None: _print_store(store_of(meta))
     typer.echo()
     _print(data_table(meta, not no_nans))

@@ -30,7 +30,7 @@ def echo(
     typer.echo(f'{text}{end}', nl=False, err=True)
 
 _PLAIN = ValueError, TypeError, IndexError, OSError, ImportError, RuntimeError
-_SHOWN = 'The numbers of |The model has no prediction'
+_SHOWN = 'The numbers of |The model has no prediction|.*(is ignored|is read|are read|are sorted)'
 
 def _close_stdout():
     "Point stdout at nothing: the program that read it has ended"
@@ -38,7 +38,7 @@ def _close_stdout():
 
 @contextmanager
 def _shown_warnings():
-    "Print the warnings about numbers of another type and rows without a prediction; leave out others"
+    "Print the warnings about numbers of another type, rows without a prediction and columns of tables; leave out others"
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         warnings.filterwarnings('always', _SHOWN)
@@ -92,7 +92,9 @@ class DataOptions:
     vocab: Annotated[str | None, _opt(metavar='A,B,…', help='Labels in a stated order.')] = None
     column: Annotated[list[str], _opt(
         metavar='WHAT=NAME',
-            help='Of tables: columns of id, time, values (a,b,…) and y. May be repeated.')] = _many(default_factory=list)
+            help='Of tables: columns of id, time, values (a,b,…), y, static and ignore. May be repeated.')] = _many(default_factory=list)
+    time_format: Annotated[str | None, _opt(metavar='FORMAT',
+        help='Of tables: how times are written that are no ISO dates, such as %d/%m/%Y.')] = None
     var_names: Annotated[str | None, _opt(metavar='A,B,…', help='Names of the variables.')] = None
     recipe: Annotated[str | None, _opt(metavar='YAML',
         help='How to read data, from meta.recipe.to_yaml(FILE) or the recipe.yaml of a run; other options change it.')] = None

@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/data/dataset.html.md"""
 __all__ = ['RowTfm', 'TSMetaDataset', 'Given']
 
 # %% ../../nbs/data/dataset.ipynb #f6614559
-import copy, torch
+import copy, torch, warnings
 import numpy as np, pandas as pd
 from fastai.torch_core import TensorCategory, TensorMultiCategory
 from fastcore.basics import listify, patch
@@ -17,12 +17,13 @@ from functools import cached_property
 from typing import NamedTuple
 
 # %% ../../nbs/data/dataset.ipynb #f661455a
-from ..sources.adapt import frame_parts, info_beside, to_sources
+from ..sources.adapt import as_info, info_beside, to_sources
 from ..sources.align import count_missing, Mapped, one_shape, rates_of, ResampledRecording
 from ..sources.base import ArraySource, Coded, SourceTable
 from ..sources.names import Binding, dataset_names
 from ..sources.policies import Policies, stored_dtypes
 from ..sources.recordings import Clock, one_kind, TimedWindows, Times, WindowSource
+from ..sources.tables import frame_recordings, TableOptions
 from ..sources.targets import coded, join_targets, some, target_kind, Targets
 from ..splits.index import as_ids, one_id, to_ids, View
 from ..batches.gather import Gather
@@ -336,13 +337,21 @@ def from_recordings(cls:TSMetaDataset,
     y_reduce:str='last', # How a target per step becomes one per window: 'first', 'center', 'last', 'mode', 'mean', 'all'
     time_first:bool=False, # Recordings are `(time, vars)`
     times=None, # When steps happened: one array of times per recording, the column of DataFrames that says it, or a `Times(…)` that says start, rate and the longest gap
-    **kwargs, # `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, `vars`, `resample`, … as for `TSMetaDataset`
+    **kwargs, # `columns`, `duplicates`, `zone`, … of frames as for `open`; `names`, `vocab`, `labels`, `info`, `var_names`, `ragged`, … as for `TSMetaDataset`
 ):
-    "Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate"
-    recs, bind = _recordings(recordings, kwargs.pop('names', None))
-    names, ys = bind.names, _each_target(y, bind, horizon)
+    """Cut long recordings into windows, by index arithmetic, and join them; with `resample`, at one rate
+
+    A DataFrame has a line per step, and each column is a variable unless `columns=` or `times=` states another role. Its index takes part: dates are
+    the times of steps, in whose order they are read; two levels are id and time, and each id is a recording."""
     if times is not None and not isinstance(times, Times): times = Times(times)
-    recs, headers, times = _tables(recs, names, times, time_first)
+    names, options, frames = kwargs.pop('names', None), TableOptions.taken(kwargs), None
+    recs = [recordings] if isinstance(recordings, pd.DataFrame) else recordings
+    if any(isinstance(r, pd.DataFrame) for r in (recs.values() if isinstance(recs, dict) else recs)):
+        recs, frames = _framed(recs, names, options, times, horizon, time_first, kwargs)
+    elif options != TableOptions(): raise ValueError(f'{options!r} is about tables; none of the recordings is a DataFrame.')
+    recs, bind = _recordings(recs, names, recordings)
+    names, ys = bind.names, _each_target(y, bind, horizon)
+    if frames is not None: ys, times = _of_frames(frames, ys, times, bind)
     n, resample = len(recs), kwargs.get('resample')
     clocks = [None]*n if times is None else times.clocks(bind)
     rates = _rates(kwargs.get('info'), bind, clocks) if resample else [None]*n
@@ -352,14 +361,15 @@ def from_recordings(cls:TSMetaDataset,
     for d, rec in enumerate(recs):
         try: sources.append(_recording(rec, ys[d], time_first, clocks[d], max_gap, rates[d], resample, cut))
         except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}): {e}') from e
-        if headers[d] is not None: sources[-1].var_names = headers[d]
+    for src, variables in zip(sources, [] if frames is None else frames.var_names): src.var_names = variables
     return cls(sources, names=bind, **kwargs)
 
-def _recordings(recordings, names):
+def _recordings(recs, names, given):
     "Return recordings as a list, and what lines values up with them"
-    recs = recordings if isinstance(recordings, dict) else list(recordings)
-    bind = Binding(dataset_names(names, recs, len(recs)), dict(recordings=recordings, names=names))
-    return list(recs.values()) if isinstance(recs, dict) else recs, bind
+    found = recs if isinstance(recs, dict) else list(recs)
+    lines = dict(names=names) if isinstance(given, pd.DataFrame) else dict(recordings=given, names=names)
+    bind = Binding(dataset_names(names, found, len(found)), lines)
+    return list(found.values()) if isinstance(found, dict) else found, bind
 
 def _each_target(y, bind, horizon):
     "Return the target of each recording, or those of its steps; categories as numbers with their labels"
@@ -370,17 +380,40 @@ def _each_target(y, bind, horizon):
     codes = pd.Series(found.codes, y.index) if isinstance(y, pd.Series) else found.codes
     return [Coded(k, found.vocab) for k in bind(codes, 'y')]
 
-def _tables(recs, names, times, time_first):
-    "Return recordings that are DataFrames as arrays of their numbers, the names of their variables, and the times in a column of theirs"
-    column, out, headers, stamps = None if times is None else times.column, list(recs), [None]*len(recs), []
-    for d, r in enumerate(recs):
-        if not isinstance(r, pd.DataFrame): continue
-        try: a, headers[d], stamp = frame_parts(r, column)
-        except (TypeError, ValueError) as e: raise type(e)(f'Recording {names[d]!r} ({d}) {e}') from None
-        out[d] = a if time_first else a.T
-        stamps.append(stamp)
-    if column is None or len(stamps) < len(recs): return out, headers, times
-    return out, headers, Times(stamps, max_gap=times.max_gap)
+def _framed(recs, names, options, times, horizon, time_first, kwargs):
+    "Return recordings by name, those in DataFrames as arrays, and the `FrameRecordings`; set what frames say of their variables and statics"
+    named = dict(zip(dataset_names(None, recs, len(recs)), recs.values() if isinstance(recs, dict) else recs))
+    arrays = [n for n, r in named.items() if not isinstance(r, pd.DataFrame)]
+    if arrays: raise ValueError(f'Some recordings are DataFrames and others, such as {arrays[0]!r}, are not. Give all of them as one kind.')
+    if times is not None and times.column is not None: options = options.with_time(times.column)
+    frames, roles, notes = frame_recordings(list(named.values()), list(named), options, bool(horizon))
+    for note in notes: warnings.warn(note, stacklevel=3)
+    if kwargs.get('var_names') is None: kwargs['var_names'] = frames.var_names
+    static, info = frames.static(), kwargs.get('info')
+    if static is not None: kwargs['info'] = static if info is None else pd.concat([as_info(info, frames.names if names is None else names), static], axis=1)
+    arrays = [frames[d][0].T if time_first else frames[d][0] for d in range(len(frames))]
+    numbered = not isinstance(recs, dict) and frames.names == [str(d) for d in range(len(frames))]
+    return arrays if numbered or names is not None else dict(zip(frames.names, arrays)), frames
+
+def _of_frames(frames, ys, times, bind):
+    "Return the targets and times of recordings in frames: those given, in the order of their steps, or those of the frames"
+    n, own = len(frames), [frames[d][1] for d in range(len(frames))]
+    if own[0] is not None:
+        if any(y is not None for y in ys): raise ValueError('Targets are given twice: as y= and as columns=dict(y=).')
+        ys = own
+    else: ys = [_in_order(frames, d, y) for d, y in enumerate(ys)]
+    if times is None or times.column is not None or times.only_gap:
+        stamps = [frames.times(d) for d in range(n)]
+        if stamps[0] is None: return ys, times
+        return ys, Times(stamps, max_gap=None if times is None else times.max_gap)
+    if times.times is None: return ys, times
+    stamps = [frames.in_order(d, t) for d, t in enumerate(bind(times.times, 'times'))]
+    return ys, Times(stamps, times.start, times.rate, times.max_gap)
+
+def _in_order(frames, d, y):
+    "Return the target of a recording; one per line of its frame in the order of the steps"
+    return Coded(frames.in_order(d, y.codes), y.vocab) if isinstance(y, Coded) else frames.in_order(d, y)
+
 
 def _rates(info, bind, clocks):
     "Return the steps per second of each recording, from `info` or its clock"

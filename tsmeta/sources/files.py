@@ -14,7 +14,6 @@ __all__ = ['CONTAINERS', 'ARCHIVES', 'SUFFIXES', 'Handles', 'naming', 'array_nam
 import glob, os, threading
 import numpy as np, pandas as pd
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -405,7 +404,7 @@ def open_members(
     if times is not None and window is None:
         raise ValueError('times= says when the steps of recordings happened: give the window= to cut them into, too.')
     column, options = times and times.column, options or TableOptions()
-    if column is not None: options = _with_time(options, column)
+    if column is not None: options = options.with_time(column)
     found = list(_labelled_keys(_split_targets(find_files(data), column), column))
     paths = {path: label for label, path, key, target in found if is_table(path)}
     raw = {path: label for label, path, key, target in found if reader_of(path)}
@@ -426,13 +425,6 @@ def open_members(
     info = None if all(o is None for o in statics) else pd.DataFrame([o or {} for o in statics], index=list(out))
     ids = len(paths) == len(found) and all(t.ids is not None for t in tables.values())
     return Members(windows_of(out, dict(window=window, **cut), times), info, roles, notes, ids)
-
-def _with_time(options, column):
-    "Return options under which a column holds the times"
-    stated = options.columns or {}
-    if stated.get('time', column) not in (column, [column]):
-        raise ValueError(f'The time is in the column {stated["time"]!r} by columns and in {column!r} by times. Say it once.')
-    return replace(options, columns={**stated, 'time': column})
 
 def _row_members(found, options, paths, roles):
     "Return the datasets of files that hold rows"

@@ -56,6 +56,9 @@ def reading(
         raise ValueError(f"{path} is no {e.encoding} text: byte {e.object[e.start]:#04x} cannot be decoded. State the encoding, as in "
                          "read=dict(encoding='latin-1').") from None
     except pd.errors.ParserError as e: raise ValueError(_parser_text(path, str(e))) from None
+    except (ValueError, TypeError, LookupError, csv.Error) as e:
+        if str(path) in str(e): raise
+        raise ValueError(f'{path} cannot be read: {e}') from e
     except (EOFError, zlib.error, lzma.LZMAError, OSError) as e:
         if isinstance(e, OSError) and e.errno is not None: raise
         raise ValueError(f'{path} cannot be read: {e}') from e
@@ -262,6 +265,7 @@ def column_names(
     if 'names' in how and not how.get('usecols'): return [str(o) for o in how['names']]
     stated = 'header' in (read or {})
     if not stated: how['header'] = None
+    if isinstance(how['header'], (list, tuple)): how.pop('index_col')
     with reading(path): first = pd.read_csv(path, nrows=0 if stated and how['header'] is not None else 1, dtype=str, keep_default_na=False, **how)
     if stated and how['header'] is not None: names = [_joined_name(o) for o in first.columns]
     elif fmt.header and not stated: names = [str(o).strip() for o in first.iloc[0]] if len(first) else []

@@ -7,7 +7,7 @@ Docs: https://tsmeta.github.io/tsmeta/sources/tables.html.md"""
 # %% auto #0
 __all__ = ['ROLES', 'ID_NAMES', 'TIME_NAMES', 'Y_NAMES', 'Y_OR_VALUE', 'TableOptions', 'TableRoles', 'name_roles', 'load_table',
            'ColumnFacts', 'column_facts', 'table_times', 'TableFacts', 'infer_roles', 'Table', 'to_table',
-           'table_facts', 'read_tables', 'read_table']
+           'table_facts', 'read_tables', 'read_table', 'FrameRecordings', 'frame_recordings']
 
 # %% ../../nbs/sources/tables.ipynb #14c8ee09
 import re, warnings
@@ -52,6 +52,18 @@ class TableOptions(Options):
         if self.time_format is not None and self.time_unit is not None: raise ValueError('Times have a time_format or a time_unit, not both.')
         if self.rename is not None and not callable(self.rename) and not isinstance(self.rename, dict):
             raise TypeError(f'rename is a dict old → new or a function, got {type(self.rename).__name__}.')
+
+    @classmethod
+    def taken(cls, kwargs):
+        "Return the options among keywords, which are removed from them"
+        return cls(**{f.name: kwargs.pop(f.name) for f in fields(cls) if f.name in kwargs})
+
+    def with_time(self, column):
+        "Return options under which a column holds the times"
+        stated = self.columns or {}
+        if stated.get('time', column) not in (column, [column]):
+            raise ValueError(f'The time is in the column {stated["time"]!r} by columns and in {column!r} by times. Say it once.')
+        return replace(self, columns={**stated, 'time': column})
 
     def stated(self, role):
         "Return the columns stated for a role, as a list; `None` if nothing is"
@@ -523,7 +535,7 @@ def _layout(found, windows):
     if any(t.lists or any(f.kind == 'lists' for f in t.columns.values()) for t in found): return 'lists'
     if windows or roles['time'] and roles['id']: return 'series'
     if roles['time']:
-        found[0].frame.refuse(f'lines are steps in time (column {roles["time"][0]!r}), not rows. State the window= to cut recordings into, the column '
+        found[0].frame.refuse(f'lines are steps in time (column {roles["time"][0]!r}), not rows. State the window= to cut recordings into (frames: TSMetaDataset.from_recordings), the column '
                               'of ids with columns=dict(id=), or columns=dict(time=None) if lines are rows.')
     return 'rows' if not roles['id'] or all(t.unique for t in found) else 'series'
 
@@ -563,7 +575,7 @@ def _y_cells(s, cells):
         if not all(isinstance(c, (int, float, np.number)) for c in cells): return 'text'
         return 'int' if all(float(c).is_integer() for c in cells) else 'number'
     if all(_INT.fullmatch(c) for c in cells): return 'int'
-    return 'number' if _cell_numbers(cells)[1].all() else 'text'
+    return 'number' if all(_NUMERIC.fullmatch(c) and not re.match(r'-?0\d', c) for c in cells) else 'text'
 
 def _y_type(found, options, columns, notes):
     "Return what targets are: 'int', 'text', 'bool', 'number' or 'multilabel'"
@@ -649,6 +661,7 @@ class Table:
     ):
         self.name, self.data, self.indptr, self.ids = name, data, indptr, ids
         self.times, self.zone, self.y = times, zone, y
+        self.order = None # Line of the table that each line of `data` was; `None` where that is the same
         self.static, self.var_names, self.roles, self.notes = None, None, None, []
 
     def __len__(self): return len(self.data) if self.indptr is None else len(self.indptr) - 1
@@ -684,6 +697,9 @@ def _order(frame, codes, times, options, notes):
         notes.append(f'{frame.name}: times run backwards; the lines are read in reverse.')
         return np.arange(len(times))[::-1]
     if options.sort: return np.argsort(times, kind='stable')
+    if 'time' in frame.index:
+        notes.append(f'{frame.name}: the index is not in the order of time; the lines are sorted by it.')
+        return np.argsort(times, kind='stable')
     row = int(np.argmax(step)) + 1
     local = ' Local times do where clocks are set back: give them with their offset, or in UTC.' if times.dtype.kind == 'M' else ''
     frame.refuse(f'times must not run backwards: {times[row]} follows {times[row-1]}. If these are several series, name their ids with '
@@ -735,6 +751,10 @@ class _Lines:
         "Return values of all lines, one per time, the first or last where several have one"
         values = self.sorted(values)
         return values if self.groups is None else values[self.keep]
+    def lines(self):
+        "Return the line of the table that each line is now; `None` where that is the same"
+        if self.order is None and self.groups is None: return None
+        return self.take(np.arange(len(self.frame)))
     def values(self, values):
         "Return numbers of all lines, one per time"
         if self.groups is None or self.how != 'mean': return self.take(values)
@@ -815,6 +835,7 @@ def to_table(
     out = Table(frame.name, data, indptr, ids, lines.times, roles.zone if zone else None, y)
     out.static = _statics(frame, roles, lines, indptr)
     out.roles, out.notes, out.var_names = roles, notes, columns if roles.named else None
+    out.order = lines.lines()
     return out
 
 def _one_each(frame, y, indptr, ids):
@@ -941,3 +962,63 @@ def read_table(
     tables, roles, notes = read_tables([data], options, roles, horizon, windows)
     tables[0].notes = notes
     return tables[0]
+
+# %% ../../nbs/sources/tables.ipynb #f526664b
+class FrameRecordings:
+    "The recordings in some frames: lists with one value per recording"
+    def __init__(self, tables, names):
+        self.names, self.tables, self.series = [], [], []
+        for t, name in zip(tables, names):
+            self.names += [name] if t.ids is None else t.ids
+            self.tables += [t]*len(t)
+            self.series += range(len(t))
+        if len(set(self.names)) < len(self.names):
+            self.names = [f'{n}/{t.ids[k]}' for t, n in zip(tables, names) for k in range(len(t))]
+
+    @property
+    def var_names(self):
+        "Names of the variables of each recording"
+        return [t.var_names for t in self.tables]
+
+    def __len__(self): return len(self.names)
+    def times(self, d):
+        "Return the times of one recording, with their zone; `None` if there are none"
+        *_, t, zone = self[d]
+        return t if t is None or zone is None else pd.DatetimeIndex(t).tz_localize('UTC').tz_convert(zone)
+    def __getitem__(self, d): # Values `(vars, time)`, targets, times and their zone
+        "Return one recording"
+        t, k = self.tables[d], self.series[d]
+        return t.series(k), t.target(k), t.when(k), t.zone
+    def static(self): # `None` if there are none
+        "Return the static columns, a line per recording"
+        parts = [t.static for t in dict.fromkeys(self.tables)]
+        return None if any(p is None for p in parts) else pd.concat(parts, ignore_index=True)
+    def in_order(self, d, values):
+        "Return one value per line of a frame in the order of the steps of its recording"
+        order = self.tables[d].order
+        if order is None or values is None or np.ndim(values) == 0 or len(values) < len(order): return values
+        return values.iloc[order] if isinstance(values, (pd.Series, pd.DataFrame)) else np.asarray(values)[order]
+
+def _frame_options(frame, options):
+    "Return options under which nothing is inferred from names of columns"
+    none = {role: None for role in ('id', 'time', 'y') if role not in frame.index}
+    return replace(options, columns={**none, **(options.columns or {})})
+
+def frame_recordings(
+    frames, # DataFrames
+    names, # Name of each
+    options:TableOptions, # What is stated
+    horizon:bool=False, # Are values to be forecast?
+)->tuple: # `FrameRecordings`, `TableRoles`, notes
+    "Return the recordings in frames with a line per step"
+    tables = [load_table(f, options, horizon, f'The DataFrame {n!r}') for f, n in zip(frames, names)]
+    options = _frame_options(tables[0], options)
+    facts = [TableFacts(t, options, horizon) for t in tables]
+    roles, notes = infer_roles(facts, options, horizon, True)
+    stated = {c for given in (options.columns or {}).values() for c in ([given] if isinstance(given, str) else given or [])}
+    for c in (*roles.static, *roles.ignored):
+        if c in stated or options.stated('values') is not None: continue
+        kinds = _kinds(facts, c)
+        if 'text' in kinds: kinds['text'].refuse(c, '{cell!r} is no number. State columns=dict(static={column!r}) or dict(ignore={column!r}).')
+    out = [to_table(t, roles) for t in tables]
+    return FrameRecordings(out, names), roles, list(dict.fromkeys([*notes, *(n for t in out for n in t.notes)]))
