@@ -10,8 +10,8 @@ PACKAGES = {
     'sources': 'Sources', 'splits': 'Splits', 'batches': 'Batches', 'store': 'Stores and labels', 'data': 'Metadatasets',
     'load': 'Loaders and streams', 'train': 'Training', 'cli': 'Command line',
 }
-LEVEL = {'sources': 0, 'splits': 0, 'batches': 1, 'store': 1, 'data': 2, 'load': 3, 'train': 4, 'cli': 5}
-# Modules that belong to no package stand above them all
+LEVEL = {'compiled': -1, 'sources': 0, 'splits': 0, 'batches': 1, 'store': 1, 'data': 2, 'load': 3, 'train': 4, 'cli': 5}
+# Modules that belong to no package stand above them all; only `compiled` stands below
 TOP = 6
 NO_TORCH = ('sources', 'splits', 'batches', 'store')
 TORCH = {'torch', 'torchvision', 'fastai', 'tsai', 'accelerate'}
@@ -22,7 +22,8 @@ TUTORIALS = [
     'coming_from_tfds', 'coming_from_edflow', 'coming_from_trw',
 ]
 MODULES = {
-    'sources': ['base', 'recordings', 'files', 'adapt', 'targets', 'align', 'policies'],
+    'sources': ['base', 'recordings', 'channels', 'files', 'adapt', 'targets', 'align', 'policies'],
+    'formats': ['edf', 'brainvision', 'wfdb', 'wav'],
     'splits': ['index', 'spec', 'splits', 'splitters', 'leakage'],
     'batches': ['permutation', 'plan', 'mix', 'kernel', 'gather'],
     'store': ['disk', 'manifest', 'store', 'pack', 'remote', 'labels', 'split_file'],
@@ -47,8 +48,8 @@ def place(path):
 
 def pages(folder):
     "Return the notebooks of a folder in reading order, as paths below nbs/."
-    found = [f for f in notebooks() if f.parent == NBS/folder and f != NBS/'index.ipynb']
-    return [f.relative_to(NBS).as_posix() for f in sorted(found, key=place)]
+    found = [f for f in notebooks() if f.parent in (NBS/folder, NBS/folder/'formats') and f != NBS/'index.ipynb']
+    return [f.relative_to(NBS).as_posix() for f in sorted(found, key=lambda f: (f.parent != NBS/folder, place(f)))]
 
 
 class Notebook:

@@ -18,7 +18,8 @@ from itertools import islice
 from ..sources.align import DerivedSource, each_steps, Framed, Mapped, RaggedSource, SIDES
 from ..sources.base import file_limit, Source
 from ..sources.recordings import Timed
-from ..splits.index import HAS_NUMBA, Index
+from ..compiled import HAS_NUMBA
+from ..splits.index import Index
 from .kernel import copy_rows, FRAME, INT64, kind_of, LINE, RAGGED, TARGET
 from .permutation import keyed_numbers
 

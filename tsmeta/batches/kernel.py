@@ -14,7 +14,8 @@ import numpy as np
 
 # %% ../../nbs/batches/kernel.ipynb #bce984b7
 from ..sources.align import FILL, NANS, REAL, SIDES
-from ..splits.index import compiled, HAS_NUMBA, locate1
+from ..compiled import compiled, HAS_NUMBA
+from ..splits.index import locate1
 from .permutation import keyed_number
 
 # %% ../../nbs/batches/kernel.ipynb #b2d357f9

@@ -14,7 +14,7 @@ import numpy as np
 from functools import lru_cache
 
 # %% ../../nbs/batches/permutation.ipynb #d81c4efe
-from ..splits.index import compiled
+from ..compiled import compiled
 
 # %% ../../nbs/batches/permutation.ipynb #9d518bdf
 GOLD, C1, C2 = 0x9e3779b97f4a7c15, 0xd6e8feb86659fd93, 0xff51afd7ed558ccd

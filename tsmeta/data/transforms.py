@@ -19,7 +19,8 @@ from torch import nn
 # %% ../../nbs/data/transforms.ipynb #de3c4504
 from ..sources.align import each_steps, Filled, Framed, NANS, SIDES
 from ..sources.targets import some
-from ..splits.index import by_dataset, compiled, merge_ranges, merged_ranges, View
+from ..compiled import compiled
+from ..splits.index import by_dataset, merge_ranges, merged_ranges, View
 from .dataset import TSMetaDataset
 from .ids import batch_ids, carry_ids, first_tensor
 

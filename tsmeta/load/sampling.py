@@ -14,7 +14,8 @@ import numpy as np
 from weakref import WeakKeyDictionary
 
 # %% ../../nbs/load/sampling.ipynb #63cf280b
-from ..splits.index import compiled, locate1
+from ..compiled import compiled
+from ..splits.index import locate1
 from ..batches.plan import BucketPlan, check_weights, make_plan, MixPlan, order_plan, Plan, RunPlan
 from ..data.dataset import TSMetaDataset
 

@@ -297,7 +297,7 @@ class Options:
 # %% ../../nbs/sources/base.ipynb #6ca82de8
 # Library → the extra of this package that installs it
 EXTRAS = dict(h5py='hdf5', zarr='zarr', pyarrow='parquet', aeon='data', seglearn='data', fsspec='remote', tsai='tsai',
-              safetensors='safe', accelerate='distributed', dask='distributed')
+              safetensors='safe', edfio='bio', wfdb='bio', soundfile='audio', accelerate='distributed', dask='distributed')
 
 def library(
     name:str, # What would stand after `import`
