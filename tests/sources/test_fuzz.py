@@ -18,8 +18,8 @@ class Broken(fuzz.FileTarget):
 
 @pytest.mark.parametrize('fault, kind', [
     ('1/0', 'opaque'), ('raise ValueError("no idea")', 'no name'), ('import os; os.abort()', 'crash'), ('while True: pass', 'hang'),
-    ('x = bytearray(300 << 20)', 'memory')])
+    ('x = bytearray(b"x")*(160 << 20)', 'memory')])
 def test_each_kind_of_fault_is_seen(monkeypatch, fault, kind):
-    monkeypatch.setattr(fuzz, 'SECONDS', .3)
+    monkeypatch.setattr(fuzz, 'SECONDS', 1.5)
     monkeypatch.setitem(fuzz.TARGETS, 'broken', Broken(f'if path.exists():\n {fault}\nelse: path.touch()'))
     assert [o[:2] for o in fuzz.fuzz('broken', 1, 0)] == [(0, kind)]
