@@ -3,7 +3,7 @@ export PYTHON
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test sync docs bench check test-oldest
+.PHONY: help env demo test sync docs bench check fuzz test-oldest
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' Makefile | while IFS='|' read -r name what; do printf '  make %-12s %s\n' "$$name" "$$what"; done
@@ -25,6 +25,9 @@ docs: env  ## build the documentation site into _docs and check every link
 
 bench: env  ## measure tsmeta beside its peers
 	@$(BIN)/python benchmarks/run.py
+
+fuzz: env  ## change files and states at random and read them: no crash, no hang, no error without a name
+	@$(BIN)/python scripts/fuzz.py
 
 check: env  ## the size of each module, the measures of the tree, and the house rules
 	@$(BIN)/python scripts/check.py

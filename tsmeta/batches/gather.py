@@ -8,7 +8,7 @@ Docs: https://tsmeta.github.io/tsmeta/batches/gather.html.md"""
 __all__ = ['RowTable', 'runs_code', 'OpenDatasets', 'Gather', 'check_gather']
 
 # %% ../../nbs/batches/gather.ipynb #7fdd07e5
-import os, threading
+import os, threading, time
 import numpy as np
 from collections import OrderedDict
 from fastcore.basics import patch
@@ -145,11 +145,21 @@ def _made_bytes(src):
 class OpenDatasets:
     "What datasets show while they are open: arrays of rows and targets, and whatever these need"
     max_bytes = 1 << 30
+    check_every, check_share = 1, .02 # Seconds between two looks at the mapped files, and the most of all time they take
     def __init__(self,
         max_open:int, # Lazy datasets open at once
     ):
         self.max_open, self.views, self.lazy = max_open, {}, OrderedDict()
         self.closed, self.pid, self._lock = [], os.getpid(), threading.RLock()
+        self.files, self.next_check = {}, 0.
+
+    def check_files(self):
+        "Raise a `ValueError` if a mapped file was changed; looks at them once a second, seldomer where that takes long"
+        now = time.monotonic()
+        if now < self.next_check or not self.files: return
+        for file in list(self.files.values()): file.check_unchanged()
+        took = time.monotonic() - now
+        self.next_check = now + max(self.check_every, took/self.check_share)
 
     @property
     def lock(self):
@@ -176,6 +186,7 @@ class OpenDatasets:
     def drop(self, d):
         "Forget what dataset `d` shows; it is kept until nobody reads it who began before"
         del self.lazy[d]
+        self.files.pop(d, None)
         following = []
         self.closed.append((self.views.pop(d, None), following))
         self.closed = following
@@ -232,6 +243,7 @@ def _build(self:Gather):
 def _fill(self:Gather):
     "Make the table from the addresses and strides of all datasets"
     layout, labels = self.sources.layout(), None
+    self.opened.files = dict(enumerate(self.sources.mapped_files()))
     if self.targets is not None: labels = self.targets.layout()
     self.opened.views['layout'] = layout, labels
     x, y = layout['x'], layout['y'] or labels
@@ -285,6 +297,7 @@ def __call__(self:Gather,
 ): # x `(n, vars, len)` float32; y `(n, …)` float32 or int64, or `None`
     "Copy the rows with these ids, in the order asked; an `IndexError` for ids that are no integers or do not exist"
     ids, table, closed = as_ids(ids), self.table, self.opened.closed # what is closed now stays for this call
+    self.opened.check_files()
     n, steps, y, crop = len(ids), self.shape[1], None, self.chance and key is not None
     if self.own_steps is not None and n: steps = int(self.own_steps[self.index.locate(ids)[0]].max())
     x, y_float, y_int = np.empty((n, self.shape[0], steps), np.float32), _NO_FLOAT, _NO_INT
@@ -330,6 +343,8 @@ def _shown(self:Gather, d):
             needs = _inner(src).recording() if made else None
             self._register(d, *src.open(), needs)
             opened.lazy[d] = made
+            file = src.root.mapped_file
+            if file is not None and not made: opened.files[d] = file
         return opened.views[d][:2]
 
 @patch

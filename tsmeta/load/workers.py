@@ -368,6 +368,9 @@ def _pack_result(slots, slot, result):
                         "return arrays, numbers, strings and dicts of them, or say worker='thread'") from e
 
 # %% ../../nbs/load/workers.ipynb #a05813dd
+# What is said of a worker that was killed by a signal, by its number
+_KILLED_BY = {'SIGKILL': ' (out of memory?)', 'SIGBUS': ' (a file was truncated while open?)'}
+_KILLED_BY = {vars(signal)[name]: text for name, text in _KILLED_BY.items() if name in vars(signal)}
 _starting = threading.Lock() # a fork in another thread would inherit, and keep open, the worker's end of a new pipe
 
 class Worker:
@@ -420,7 +423,7 @@ class Worker:
         "Return which worker ended how, and what it was working on"
         code = self.process.exitcode or 0
         how = f'was killed by signal {-code}' if code < 0 else f'ended with code {code}'
-        if code == -signal.SIGKILL: how += ' (out of memory?)'
+        how += _KILLED_BY.get(-code, '')
         if self.jobs: when = f'before it had made {pool.describe(self.jobs[0].tag)}'
         elif self.ready: when = 'between two jobs'
         else: when = 'while it started: see its error above, and guard a script by `if __name__ == "__main__":`'

@@ -109,6 +109,10 @@ class WindowSource(Source):
         self._n = n_windows(self.time, window, stride, self.horizon)
         if y is not None: self.y = self._targets(y, y_reduce)
 
+    @property
+    def mapped_file(self):
+        "The file that `open` maps, if there is one"
+        return self._rec if isinstance(self._rec, NpyFile) else None
     def _targets(self, y, how):
         y = as_numpy(y)
         if np.ndim(y) == 0: return np.broadcast_to(np.asarray(y), (self._n,))

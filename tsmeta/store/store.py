@@ -254,6 +254,9 @@ class StoreSources(SourceTable):
         ids = self.store.index.starts[ds] + rows
         k = np.searchsorted(first + pieces.rows, ids, side='right')
         return pieces.begin[k] + (ids - first[k])*stride
+    def mapped_files(self):
+        "Return the files of the parts"
+        return self.store.files
     def layout(self):
         "Return address, strides (bytes), dtype of all rows (`x`) and, with a horizon, of the steps that follow (`y`)"
         s, t, part = self.store, self.store.table, self.store.table['part']
