@@ -132,7 +132,7 @@ def test_variables_are_lined_up_by_name(horizon, tmp_path):
 def test_new_data_with_names():
     meta = TSMetaDataset([X[0], X[1]], var_names=['acc', 'gyro'])
     assert np.array_equal(meta.add_dataset(TSMetaDataset([X[2]], var_names=['gyro', 'acc']))[:][0], X[2][:, ::-1])
-    with pytest.raises(ValueError, match=r"\['gyro'\] are missing and \['mag'\] are new"): meta.add_dataset(TSMetaDataset([X[2]], var_names=['mag', 'acc']))
+    with pytest.raises(ValueError, match=r"\['gyro'\] are missing, \['mag'\] are new"): meta.add_dataset(TSMetaDataset([X[2]], var_names=['mag', 'acc']))
     meta.add_dataset(TSMetaDataset([X[2]], var_names=['acc', 'gyro']))
 
 
@@ -223,7 +223,7 @@ def test_bad_settings():
     raises(ValueError, '3 datasets and 2 lines', info={'age': [1, 2]})
     raises(ValueError, "Dataset 'u' (0) has 2 variables but 3 var_names", var_names=list('xyz'))
     raises(ValueError, "Dataset 'u' (0) has two variables of one name", var_names=['x', 'x'])
-    raises(ValueError, "in 'w' (2) ['y'] are missing and ['z'] are new", var_names=[list('xy'), list('yx'), list('xz')])
+    raises(ValueError, "'w' (2) has ['x', 'z']: ['y'] are missing and ['z'] are new", var_names=[list('xy'), list('yx'), list('xz')])
     raises(ValueError, 'tfms[1] says what targets are', tfms=[None, np.abs])
     raises(TypeError, 'does not take tfmz', tfmz=[None])
     raises(ValueError, "(2,): '1'", data=[(X[0], np.ones(5)), (X[1], np.ones((7, 2)))])

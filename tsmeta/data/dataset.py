@@ -383,17 +383,38 @@ def _each_target(y, bind, horizon):
 def _framed(recs, names, options, times, horizon, time_first, kwargs):
     "Return recordings by name, those in DataFrames as arrays, and the `FrameRecordings`; set what frames say of their variables and statics"
     named = dict(zip(dataset_names(None, recs, len(recs)), recs.values() if isinstance(recs, dict) else recs))
-    arrays = [n for n, r in named.items() if not isinstance(r, pd.DataFrame)]
-    if arrays: raise ValueError(f'Some recordings are DataFrames and others, such as {arrays[0]!r}, are not. Give all of them as one kind.')
+    named = {n: r if isinstance(r, pd.DataFrame) else _as_frame(r, d, n, named, kwargs.get('var_names'), time_first) for d, (n, r) in enumerate(named.items())}
     if times is not None and times.column is not None: options = options.with_time(times.column)
     frames, roles, notes = frame_recordings(list(named.values()), list(named), options, bool(horizon))
     for note in notes: warnings.warn(note, stacklevel=3)
-    if kwargs.get('var_names') is None: kwargs['var_names'] = frames.var_names
+    _check_stated(kwargs.get('var_names'), named)
+    if options.rename is not None: kwargs['rename'] = options.rename
+    if kwargs.get('var_names') is None or any(not isinstance(r, pd.DataFrame) for r in (recs.values() if isinstance(recs, dict) else recs)):
+        kwargs['var_names'] = frames.var_names
     static, info = frames.static(), kwargs.get('info')
     if static is not None: kwargs['info'] = static if info is None else pd.concat([as_info(info, frames.names if names is None else names), static], axis=1)
     arrays = [frames[d][0].T if time_first else frames[d][0] for d in range(len(frames))]
     numbered = not isinstance(recs, dict) and frames.names == [str(d) for d in range(len(frames))]
     return arrays if numbered or names is not None else dict(zip(frames.names, arrays)), frames
+
+def _check_stated(var_names, named):
+    "Raise a `ValueError` where one list of other names is stated for columns that stand in different orders"
+    if var_names is None or isinstance(var_names, dict) or not all(isinstance(v, str) for v in var_names): return
+    first, *others = [list(map(str, r.columns)) for r in named.values()]
+    other = next((vs for vs in others if vs != first and sorted(vs) == sorted(first)), None)
+    if other is None or set(var_names) <= set(first): return
+    raise ValueError(f'The columns of DataFrames are {first} here and {other} there, so var_names={list(var_names)} could mean either; rename= gives names '
+                     'to names.')
+
+def _as_frame(rec, d, name, named, var_names, time_first):
+    "Return a recording beside DataFrames as one of them, with the names of its variables that were given; a `ValueError` without any"
+    if isinstance(var_names, dict): own = var_names.get(name)
+    else: own = var_names[d] if var_names is not None and not isinstance(var_names[0], str) else var_names
+    if own is None or not hasattr(rec, '__array__'):
+        other, frame = next((n, r) for n, r in named.items() if isinstance(r, pd.DataFrame))
+        raise ValueError(f'The variables of {other!r} are called {list(map(str, frame.columns))}, those of {name!r} ({d}) have none. Give var_names= for '
+                         'each recording, or give all recordings as DataFrames.')
+    return pd.DataFrame(np.asarray(rec) if time_first else np.asarray(rec).T, columns=list(own))
 
 def _of_frames(frames, ys, times, bind):
     "Return the targets and times of recordings in frames: those given, in the order of their steps, or those of the frames"

@@ -175,7 +175,7 @@ def open(cls:TSMetaDataset,
       becomes a row.
     """
     if times is not None and not isinstance(times, Times): times = Times(times)
-    given = {k: kwargs.pop(k) for k in _TABLE_KEYWORDS if k in kwargs}
+    given = {k: kwargs[k] if k == 'rename' else kwargs.pop(k) for k in _TABLE_KEYWORDS if k in kwargs}
     if columns is not None: given['columns'] = columns
     recipe = None if recipe is None else as_recipe(recipe)
     how = dict(window=window, stride=stride, horizon=horizon, times=times)
@@ -243,7 +243,7 @@ def _of_members(cls, found, kwargs, reading, recipe=None):
 
 def _cooked(cls, sources, recipe, kwargs):
     "Return the metadataset of sources under the policies, variables and labels of a recipe"
-    odd = sorted(set(kwargs) - {'names', 'info', 'var_names', 'vocab', 'labels'})
+    odd = sorted(set(kwargs) - {'names', 'info', 'var_names', 'vocab', 'labels', 'rename'})
     if odd:
         raise TypeError(f'recipe= says what is done where datasets differ; {", ".join(odd)} cannot be stated beside it. Change the recipe: '
                         'dataclasses.replace(recipe, policies=…).')
@@ -252,7 +252,8 @@ def _cooked(cls, sources, recipe, kwargs):
     labelled = any(s.y is not None or s.horizon for s in found)
     labels = dict(vocab=kwargs.get('vocab', recipe.vocab), kind=recipe.kind if labelled else None)
     if not labelled: labels['vocab'] = None
-    return cls.of_given(given, recipe.policies, None, kwargs.get('labels', recipe.labels), **labels)
+    policies = recipe.policies if kwargs.get('rename') is None else replace(recipe.policies, rename=kwargs['rename'])
+    return cls.of_given(given, policies, None, kwargs.get('labels', recipe.labels), **labels)
 
 @patch(as_prop=True)
 def recipe(self:TSMetaDataset):

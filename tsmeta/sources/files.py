@@ -857,8 +857,8 @@ def _windows(found, how):
     kind, roles = _window_kind(found.recording, timed), found.roles
     several = roles is not None and len(roles.y) > 1
     rec, y = found.recording, None if several else found.y
-    if isinstance(rec, (str, Path)): src = naming(rec, lambda path: kind(path, y=y, **how))
-    else: src = kind(rec, y=y, **how)
+    if isinstance(rec, (str, Path)): naming(rec, lambda path: WindowSource(path, 1)) # errors in its header name the file
+    src = kind(rec, y=y, **how)
     if found.var_names is not None: src.var_names = list(found.var_names)
     if several: src.y = row_targets(_several_targets(src, found.y), roles)
     return src
