@@ -20,7 +20,7 @@ from fastcore.foundation import L
 # %% ../../nbs/data/hooks.ipynb #fafed4b8
 from ..sources.adapt import to_sources
 from ..sources.base import ArraySource, Coded, Source
-from ..sources.names import names_kind, NUMBERS
+from ..sources.names import Names, names_kind, NUMBERS
 from ..sources.policies import check_dtypes, Policies
 from ..sources.targets import recode, some
 from ..batches.gather import Gather
@@ -174,7 +174,7 @@ def add_dataset(self:TSMetaDataset,
     else:
         if isinstance(X, (list, L)) and len({np.shape(o) for o in X}) > 1: X = list(X)
         elif isinstance(X, (list, L)): X = np.stack([np.asarray(o) for o in X])
-        given = Given(*to_sources({'new': X if y is None else (X, y)}), None, var_names)
+        given = Given(*to_sources([X if y is None else (X, y)], Names(['new'], NUMBERS)), None, var_names)
         new = type(self).of_given(given, s.policies, s.x_tfm, s.labels, vocab=s.vocab, kind=None if y is None else s.kind)
         _check_shapes(s, new)
     new = new.part(range(len(new.index)) if new.selection is None else new.selection, 1)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 # %% ../../nbs/data/open.ipynb #ef5007d1
 from ..sources.files import members
+from ..sources.names import FILES, Names
 from ..sources.policies import stored_dtypes
 from ..sources.recordings import Times
 from ..store.disk import atomic, cache_folder, MANIFEST
@@ -151,7 +152,8 @@ def open(cls:TSMetaDataset,
             if given: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(given)}.')
             return cls.of_store(open_store(data))
     if window is None: how = dict(columns=columns, times=times)
-    return cls(members(data, **how), **kwargs)
+    found, names = members(data, **how), kwargs.pop('names', None)
+    return cls(found, names=Names(found, FILES) if names is None else names, **kwargs)
 
 # %% ../../nbs/data/open.ipynb #de1a97b6
 def watch_windows(

@@ -60,8 +60,9 @@ def _vocab_of(ds):
     "Return the labels that a dataset says its class numbers mean, `vocab` as in fastai or `classes` as in torchvision; `None` if it says nothing"
     vocab = _attr(ds, 'vocab')
     if vocab is None: vocab = _attr(ds, 'classes')
-    if vocab is None or isinstance(vocab, (str, dict)) or callable(vocab): return None
-    vocab = list(vocab)
+    if vocab is None or isinstance(vocab, str) or callable(vocab): return None
+    if isinstance(vocab, dict): vocab = [vocab[k] for k in range(len(vocab))] if set(vocab) == set(range(len(vocab))) else ()
+    vocab = vocab.tolist() if _attr(vocab, 'dtype') is not None else list(vocab)
     if not vocab: return None
     nested = isinstance(vocab[-1], (list, tuple)) or type(vocab[-1]).__name__ == 'CategoryMap'
     return list(vocab[-1]) if nested else vocab
@@ -172,6 +173,13 @@ def _ragged_rows(x):
     rows = [o if _has_shape(o) else np.asarray(o) for o in x]
     return rows if len({o.shape[-1] for o in rows}) > 1 else None
 
+def _check_lines(x, y):
+    "Raise a `ValueError` if rows and targets are tables whose lines have other labels, or the same in another order"
+    if not isinstance(x, pd.DataFrame) or not isinstance(y, (pd.Series, pd.DataFrame)): return
+    if x.index.equals(y.index) or len(x) != len(y): return
+    raise ValueError(f'X and y are lines of tables, but their indexes differ: {", ".join(map(repr, x.index[:5]))} and {", ".join(map(repr, y.index[:5]))}. '
+                     'Was one of them sorted or filtered? Take both from one table.')
+
 def to_source(
     x, # Array, `(X, y)`, path of a `.npy` file, tsai or torch dataset, anything indexable, or a source
 )->Source:
@@ -180,6 +188,7 @@ def to_source(
     if _attr(x, 'as_source') is not None: return x.as_source()
     y = None
     if _is_pair(x): x, y = _item(x)
+    _check_lines(x, y)
     if isinstance(x, (str, Path)): return FileSource(x, y)
     rows = _ragged_rows(x)
     if rows is not None: return RaggedSource(rows, y)

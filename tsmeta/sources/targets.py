@@ -69,7 +69,7 @@ def as_target(
 ): # (kind, numpy array, or for 'multi' a list of label lists)
     "Return the kind of the targets of one dataset, and their values"
     if y is None: return None, None
-    if isinstance(y, pd.DataFrame) and y.shape[1] == 1: y = y.iloc[:, 0]
+    if isinstance(y, pd.DataFrame) and y.shape[1] == 1 and isinstance(y.dtypes.iloc[0], pd.CategoricalDtype): y = y.iloc[:, 0]
     y = coded(y)
     if isinstance(y, Coded): return _decode(y)
     y = as_numpy(y)
