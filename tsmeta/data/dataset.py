@@ -356,14 +356,16 @@ def _recordings(recordings, names):
 def _each_target(y, bind, horizon):
     "Return the target of each recording, or those of its steps; categories as numbers with their labels"
     if y is None: return [None]*len(bind.names)
-    if horizon: raise ValueError(f'horizon={horizon} makes the steps to come the target, and y= gives others: give one of them.')
+    if horizon: raise ValueError(f'horizon={horizon} makes the steps to come the target, and y= gives others: give '
+                                 'one of them.')
     found = coded(y)
     if not isinstance(found, Coded): return [coded(o) for o in bind(y, 'y')]
     codes = pd.Series(found.codes, y.index) if isinstance(y, pd.Series) else found.codes
     return [Coded(k, found.vocab) for k in bind(codes, 'y')]
 
 def _tables(recs, names, times, time_first):
-    "Return recordings that are DataFrames as arrays of their numbers, the names of their variables, and the times in a column of theirs"
+    """Return recordings that are DataFrames as arrays of their numbers, the names of their variables, and the times
+    in a column of theirs"""
     column, out, headers, stamps = None if times is None else times.column, list(recs), [None]*len(recs), []
     for d, r in enumerate(recs):
         if not isinstance(r, pd.DataFrame): continue

@@ -58,7 +58,9 @@ class TSMetaDataLoader(Planned, ClassBalance, Sharded, BadRows, ReadsAhead, Show
         batch_tfms=None, # Transforms of whole batches, run after delivery
         seed:int=None, # Decides the order and the random transforms; drawn once from torch's global generator if `None`, for order and rows alone
         do_setup:bool=True, # Let transforms see the data once (`TSStandardize` takes its statistics then)
-        **kwargs, # `weights`, `partial_n`, `stratify`, `mix`; `n`; `tensors`; `rank`, `world_size`; `on_bad`, `max_bad`; `device`, `after_item`, torch's about workers, …
+        # `weights`, `partial_n`, `stratify`, `mix`; `n`; `tensors`; `rank`, `world_size`; `on_bad`, `max_bad`;
+        # `device`, `after_item`, torch's about workers, …
+        **kwargs,
     ):
         if not isinstance(dataset, TSMetaDataset): raise TypeError(f'A TSMetaDataLoader loads a TSMetaDataset, got {type(dataset).__name__}.')
         ours = {k: kwargs.pop(k, v) for k, v in _OURS.items()} if _known(kwargs, num_workers) else dict(_OURS)
@@ -76,7 +78,8 @@ class TSMetaDataLoader(Planned, ClassBalance, Sharded, BadRows, ReadsAhead, Show
         self._ids, self._all_ids, self._shared, self._part, self._skip, self._agreed, self._kept, self._crop = None, None, False, 0, 0, False, None, None
         self.schema, self.dataset, self._place = dataset.schema, dataset, process_rank(ours['rank'], ours['world_size'])
         self.multiprocessing_context, self.prefetch_factor = ours['multiprocessing_context'], ours['prefetch_factor']
-        if ours['tensors'] not in _TENSORS: raise ValueError(f"tensors must be None, 'plain' (torch.Tensors) or 'dict' ({{'x', 'y', 'ids'}}), got {ours['tensors']!r}.")
+        if ours['tensors'] not in _TENSORS: raise ValueError("tensors must be None, 'plain' (torch.Tensors) or "
+                                                             f"'dict' ({{'x', 'y', 'ids'}}), got {ours['tensors']!r}.")
         self.tensors = ours['tensors']
         self._policy(ours['on_bad'], ours['max_bad'])
 
@@ -134,7 +137,8 @@ def as_plain(
     ids, # Global ids of its rows
     tensors:str, # 'plain' or 'dict'
 ): # A tuple of `torch.Tensor`s; or a dict of `x`, `y` and `ids` (int64)
-    "Return a batch for any PyTorch loop: tensors of torch's own type; its rows are known by `dl.ids`, `dl.where` or `ids`"
+    """Return a batch for any PyTorch loop: tensors of torch's own type; its rows are known by `dl.ids`, `dl.where`
+    or `ids`"""
     out = nested_map(lambda t: t.as_subclass(torch.Tensor) if isinstance(t, torch.Tensor) else t, tuple(b))
     if tensors == 'plain': return out
     x, *y = out

@@ -104,14 +104,17 @@ def runs_code(
     gather, # The gather of a metadataset
 )->bool:
     "Return whether reading rows runs code from elsewhere, which may draw random numbers"
-    if gather not in _coded: _coded[gather] = isinstance(gather, Gather) and not isinstance(gather.sources, SourceTable) and any(map(_is_code, gather.sources))
+    if gather not in _coded:
+        listed = isinstance(gather, Gather) and not isinstance(gather.sources, SourceTable)
+        _coded[gather] = listed and any(map(_is_code, gather.sources))
     return _coded[gather]
 
 def _generators():
     "Return the states of the global generators of Python, numpy and torch, as values to compare"
     of_numpy = np.random.get_state(legacy=False)
     numbers = of_numpy['state']
-    return random.getstate(), numbers['key'].tobytes(), numbers['pos'], of_numpy['has_gauss'], torch.get_rng_state().numpy().tobytes()
+    of_torch = torch.get_rng_state().numpy().tobytes()
+    return random.getstate(), numbers['key'].tobytes(), numbers['pos'], of_numpy['has_gauss'], of_torch
 
 def keyed_rows(
     gather, # The gather of a metadataset
@@ -160,9 +163,11 @@ class Reader:
         return hash64(self.seed, epoch, -2) if self.crops else None
 
     def gather(self, ids, key=None, epoch=None):
-        "Return x and y of rows; random numbers that members draw are decided by seed, epoch and id where the epoch is given; an error names the first row at fault"
+        """Return x and y of rows; random numbers that members draw are decided by seed, epoch and id where the
+        epoch is given; an error names the first row at fault"""
         try:
-            if epoch is not None and self.code and self.seed is not None: return keyed_rows(self.ds.gather, ids, key, self.seed, epoch)
+            keyed_by_id = epoch is not None and self.code and self.seed is not None
+            if keyed_by_id: return keyed_rows(self.ds.gather, ids, key, self.seed, epoch)
             return self.ds.gather(ids) if key is None else self.ds.gather(ids, key)
         except Exception as e:
             k, why = next(self._failures(ids), (0, e))

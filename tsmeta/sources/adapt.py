@@ -57,11 +57,14 @@ class ItemSource(Source):
 
 # %% ../../nbs/sources/adapt.ipynb #61f05756
 def _vocab_of(ds):
-    "Return the labels that a dataset says its class numbers mean, `vocab` as in fastai or `classes` as in torchvision; `None` if it says nothing"
+    """Return the labels that a dataset says its class numbers mean, `vocab` as in fastai or `classes` as in
+    torchvision; `None` if it says nothing"""
     vocab = _attr(ds, 'vocab')
     if vocab is None: vocab = _attr(ds, 'classes')
     if vocab is None or isinstance(vocab, str) or callable(vocab): return None
-    if isinstance(vocab, dict): vocab = [vocab[k] for k in range(len(vocab))] if set(vocab) == set(range(len(vocab))) else ()
+    if isinstance(vocab, dict):
+        numbers = range(len(vocab))
+        vocab = [vocab[k] for k in numbers] if set(vocab) == set(numbers) else ()
     vocab = vocab.tolist() if _attr(vocab, 'dtype') is not None else list(vocab)
     if not vocab: return None
     nested = isinstance(vocab[-1], (list, tuple)) or type(vocab[-1]).__name__ == 'CategoryMap'
@@ -71,13 +74,14 @@ def with_vocab(
     codes, # Targets of a dataset
     ds, # The dataset
 ):
-    "Return targets with the vocabulary of their dataset, if they are class numbers or rows of zeros and ones and it has one"
+    """Return targets with the vocabulary of their dataset, if they are class numbers or rows of zeros and ones and
+    it has one"""
     vocab = _vocab_of(ds)
     if vocab is None: return codes
     found = np.asarray(codes) if isinstance(codes, list) else codes
     kind = np.asarray(as_numpy(found)).dtype.kind
-    if kind in 'iu' or kind in 'fb' and np.shape(found)[1:] == (len(vocab),): return Coded(np.asarray(as_numpy(found)), vocab)
-    return codes
+    one_hot = kind in 'fb' and np.shape(found)[1:] == (len(vocab),)
+    return Coded(np.asarray(as_numpy(found)), vocab) if kind in 'iu' or one_hot else codes
 
 def _is_subset(ds): return _attr(ds, 'indices') is not None and _attr(ds, 'dataset') is not None
 def _is_concat(ds): return _attr(ds, 'datasets') is not None and _attr(ds, 'cumulative_sizes') is not None
@@ -93,7 +97,8 @@ def _leaf(ds, i):
     return ds
 
 def _labelled(ys, ds):
-    "Return the targets of all items of a dataset with what their numbers mean, which each part of a concatenation may say for itself"
+    """Return the targets of all items of a dataset with what their numbers mean, which each part of a concatenation
+    may say for itself"""
     if _vocab_of(ds) is not None or not (_is_subset(ds) or _is_concat(ds)): return with_vocab(ys, ds)
     leaves = {}
     for i in range(len(ys)):
@@ -102,7 +107,8 @@ def _labelled(ys, ds):
     vocabs = [_vocab_of(leaf) for leaf, _ in leaves.values()]
     if all(v is None for v in vocabs): return ys
     if any(v is None for v in vocabs):
-        raise ValueError(f'{vocabs.count(None)} of {len(vocabs)} datasets of this {type(ds).__name__} have no classes or vocab, so what their numbers mean is not known. '
+        raise ValueError(f'{vocabs.count(None)} of {len(vocabs)} datasets of this {type(ds).__name__} have no '
+                         'classes or vocab, so what their numbers mean is not known. '
                          'Give these datasets `classes`, or each of them alone with its labels.')
     return _joined_labels(ys, [(v, at) for v, (_, at) in zip(vocabs, leaves.values())])
 
@@ -112,8 +118,10 @@ def _joined_labels(ys, parts):
     out = np.zeros(len(ys), np.int64)
     for labels, at in parts:
         codes = np.asarray([ys[i] for i in at])
-        if codes.dtype.kind not in 'iu' or codes.ndim != 1: raise TypeError(f'targets are class numbers where datasets have `classes`, got {codes.dtype} {codes.shape[1:]}.')
-        if codes.min() < 0 or codes.max() >= len(labels): raise ValueError(f'there are {len(labels)} classes, but numbers from {codes.min()} to {codes.max()}.')
+        if codes.dtype.kind not in 'iu' or codes.ndim != 1: raise TypeError('targets are class numbers where '
+                                                                            f'datasets have `classes`, got {codes.dtype} {codes.shape[1:]}.')
+        if codes.min() < 0 or codes.max() >= len(labels): raise ValueError(f'there are {len(labels)} classes, but '
+                                                                           f'numbers from {codes.min()} to {codes.max()}.')
         out[at] = np.array([vocab.index(v) for v in labels])[codes]
     same = all(labels == parts[0][0] for labels, _ in parts)
     return Coded(out, vocab) if same else _sorted_codes(out, vocab)
@@ -177,7 +185,8 @@ def _check_lines(x, y):
     "Raise a `ValueError` if rows and targets are tables whose lines have other labels, or the same in another order"
     if not isinstance(x, pd.DataFrame) or not isinstance(y, (pd.Series, pd.DataFrame)): return
     if x.index.equals(y.index) or len(x) != len(y): return
-    raise ValueError(f'X and y are lines of tables, but their indexes differ: {", ".join(map(repr, x.index[:5]))} and {", ".join(map(repr, y.index[:5]))}. '
+    raise ValueError(f'X and y are lines of tables, but their indexes differ: {", ".join(map(repr, x.index[:5]))} '
+                     f'and {", ".join(map(repr, y.index[:5]))}. '
                      'Was one of them sorted or filtered? Take both from one table.')
 
 def to_source(
@@ -236,7 +245,8 @@ def column_names(
     twice = next((n for n in names if names.count(n) > 1), None)
     if twice is None: return names
     at = [k for k, n in enumerate(names) if n == twice]
-    raise ValueError(f'has {len(at)} columns called {twice!r}, at positions {at} of {", ".join(names[:12])}. Rename them.')
+    raise ValueError(f'has {len(at)} columns called {twice!r}, at positions {at} of {", ".join(names[:12])}. Rename '
+                     'them.')
 
 def frame_parts(
     frame, # DataFrame with a line per step
@@ -246,11 +256,13 @@ def frame_parts(
     stamps = None
     if time is not None:
         if time in frame.index.names and time not in frame: frame = frame.reset_index(time)
-        if time not in frame: raise ValueError(f'has no column {time!r}; its columns are {", ".join(map(str, frame.columns[:12]))}.')
+        if time not in frame: raise ValueError(f'has no column {time!r}; its columns are '
+                                               f'{", ".join(map(str, frame.columns[:12]))}.')
         stamps, frame = frame[time], frame.drop(columns=time)
     names = column_names(frame.columns)
     odd = [c for c, dtype in frame.dtypes.items() if not pd.api.types.is_numeric_dtype(dtype)]
-    if odd: raise TypeError(f'has a column {odd[0]!r} of {frame.dtypes[odd[0]]}, which are no numbers; drop it, or convert it.')
+    if odd: raise TypeError(f'has a column {odd[0]!r} of {frame.dtypes[odd[0]]}, which are no numbers; drop it, or '
+                            'convert it.')
     kinds = {d for d in frame.dtypes if isinstance(d, np.dtype)}
     extension = len(kinds) < len(set(frame.dtypes))
     dtype = np.dtype(float) if extension or not kinds else np.result_type(*kinds)
@@ -272,7 +284,8 @@ def info_beside(
 
     A column `name` that repeats the names is left out."""
     own = set(own)
-    if 'name' in info and 'name' in own and info['name'].astype(str).tolist() == list(names): info = info.drop(columns='name')
+    repeated = 'name' in info and 'name' in own and info['name'].astype(str).tolist() == list(names)
+    if repeated: info = info.drop(columns='name')
     taken, to = own | set(info), {}
     for c in info.columns:
         if c not in own: continue
