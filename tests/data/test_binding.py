@@ -203,3 +203,21 @@ def test_batches_of_plain_tensors(kind):
     assert {type(t) for t in tensors} == {torch.Tensor} and dls.valid.one_batch() is not None
     if kind == 'dict': assert list(b) == ['x', 'y', 'ids'] and b['ids'].tolist() == [3]
     with pytest.raises(ValueError, match="tensors must be None, 'plain'"): TSMetaDataLoader(TSMetaDataset([rows('ab')]), tensors='numpy')
+
+
+def test_rows_and_targets_in_tables_share_their_lines():
+    X, y = pd.DataFrame(np.arange(12.).reshape(4, 3)), pd.Series(list('abcd'))
+    keep = [2, 0, 3]
+    assert labels_of(TSMetaDataset([(X.iloc[keep], y.iloc[keep])])) == ['c', 'a', 'd']
+    with pytest.raises(ValueError, match="'.*' .0.: X and y are lines of tables, but their indexes differ: 2, 0, 3 and 0, 2, 3"):
+        TSMetaDataset([(X.iloc[keep], y.iloc[keep].sort_index())])
+
+
+def test_groups_of_a_splitter_bind_by_name():
+    from tsmeta.splits.splitters import HoldoutSplitter
+    meta = TSMetaDataset({n: rows('ab') for n in 'wxyz'})
+    groups = pd.Series(['p', 'q', 'p', 'q'], list('wxyz'))
+    for given in (groups, groups.iloc[::-1], groups.iloc[::-1].to_dict(), list(groups)):
+        mds = meta.split(HoldoutSplitter(valid=['q'], groups=given))
+        assert sorted({meta.names[d] for d in mds.valid.mapping[:, 0]}) == ['x', 'z']
+    with pytest.raises(ValueError, match="Missing: 'z'"): meta.split(HoldoutSplitter(valid=['q'], groups=groups[:3]))

@@ -374,7 +374,8 @@ def _recordings(recs, names, given):
 def _each_target(y, bind, horizon):
     "Return the target of each recording, or those of its steps; categories as numbers with their labels"
     if y is None: return [None]*len(bind.names)
-    if horizon: raise ValueError(f'horizon={horizon} makes the steps to come the target, and y= gives others: give one of them.')
+    if horizon: raise ValueError(f'horizon={horizon} makes the steps to come the target, and y= gives others: give '
+                                 'one of them.')
     found = coded(y)
     if not isinstance(found, Coded): return [coded(o) for o in bind(y, 'y')]
     codes = pd.Series(found.codes, y.index) if isinstance(y, pd.Series) else found.codes

@@ -20,7 +20,7 @@ from fastcore.foundation import L
 # %% ../../nbs/data/hooks.ipynb #fafed4b8
 from ..sources.adapt import to_sources
 from ..sources.base import ArraySource, Coded, Source
-from ..sources.names import names_kind, NUMBERS
+from ..sources.names import Names, names_kind, NUMBERS
 from ..sources.policies import check_dtypes, Policies
 from ..sources.targets import recode, some
 from ..batches.gather import Gather
@@ -150,9 +150,10 @@ def check_fits(
     schema, # That of what is trained on
     other, # A metadataset or a part of one; anything else is returned as it is
 ): # A metadataset or part with the same rows
-    """Return the rows of a metadataset as a schema has them: variables lined up by name, labels numbered by its vocabulary
+    """Return the rows of a metadataset as a schema has them: variables by name, labels numbered by its vocabulary
 
-    It is `other` itself where nothing differs. A `ValueError` names the dataset that has other variables, steps, targets or labels."""
+    It is `other` itself where nothing differs. A `ValueError` names the dataset that has other variables, steps,
+    targets or labels."""
     if not isinstance(other, TSMetaDataset) or other.schema is schema: return other
     new = _refit(other, schema)
     _check_shapes(schema, new)
@@ -174,7 +175,7 @@ def add_dataset(self:TSMetaDataset,
     else:
         if isinstance(X, (list, L)) and len({np.shape(o) for o in X}) > 1: X = list(X)
         elif isinstance(X, (list, L)): X = np.stack([np.asarray(o) for o in X])
-        given = Given(*to_sources({'new': X if y is None else (X, y)}), None, var_names)
+        given = Given(*to_sources([X if y is None else (X, y)], Names(['new'], NUMBERS)), None, var_names)
         new = type(self).of_given(given, s.policies, s.x_tfm, s.labels, vocab=s.vocab, kind=None if y is None else s.kind)
         _check_shapes(s, new)
     new = new.part(range(len(new.index)) if new.selection is None else new.selection, 1)
@@ -200,7 +201,8 @@ def _refit(meta, s):
     return TSMetaDataset.of_given(given, Policies() if alike else s.policies, x_tfm, s.labels, vocab=vocab, kind=own.kind)
 
 def _recoded(meta, vocab):
-    "Return the same rows with targets as numbers into another vocabulary; a `ValueError` names a row with a label that is not in it"
+    """Return the same rows with targets as numbers into another vocabulary; a `ValueError` names a row with a label
+    that is not in it"""
     new, own = meta.whole, meta.schema
     new.schema = replace(own, vocab=list(vocab), y_shape=(len(vocab),) if own.kind == 'multi' else own.y_shape)
     new.set_targets(recode(meta.gather.targets, own.vocab, vocab, meta.names))
@@ -211,7 +213,8 @@ def _check_namespaces(meta, s):
     if s.labels != 'namespaced' or names_kind(meta.names) != NUMBERS or not meta.schema.vocab: return
     unknown = [v for v in meta.schema.vocab if v not in s.vocab]
     if not unknown: return
-    raise ValueError(f'Labels are kept apart by dataset, such as {s.vocab[0]!r}, but the datasets of new data have no names, so {unknown[0]!r} is not known. '
+    raise ValueError(f'Labels are kept apart by dataset, such as {s.vocab[0]!r}, but the datasets of new data have '
+                     f'no names, so {unknown[0]!r} is not known. '
                      'Give names= to the new metadataset, or full labels.')
 
 @patch

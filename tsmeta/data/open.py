@@ -231,11 +231,11 @@ def _of_members(cls, found, kwargs, reading, recipe=None):
     named = [s.var_names for s in found.sources.values()]
     if kwargs.get('var_names') is None and all(n is not None for n in named): kwargs['var_names'] = named
     if found.info is not None:
-        names = list(kwargs.get('names') or found.sources)
-        static, info = found.info.reset_index(drop=True), as_info(kwargs.get('info'), names)
+        names = list(kwargs['names'])
+        static, info = found.info.set_axis(names), as_info(kwargs.get('info'), names)
         twice = [] if info is None else [c for c in static if c in info]
         if twice: raise ValueError(f'The column {twice[0]!r} is in info and in the tables. Leave it out of info, or state columns=dict(ignore={twice[0]!r}).')
-        kwargs['info'] = static if info is None else pd.concat([info, static], axis=1)
+        kwargs['info'] = static if info is None else pd.concat([info.set_axis(names), static], axis=1)
     sources = list(found.sources.values())
     meta = cls(sources, **kwargs) if recipe is None else _cooked(cls, sources, recipe, kwargs)
     meta.schema = replace(meta.schema, reading=reading)

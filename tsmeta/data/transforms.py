@@ -324,8 +324,10 @@ def warn_coarse(
     d, v = ds[0], int(np.argmax(coarse[ds[0]]))
     names = meta.schema.var_names
     var = v if names is None else repr(names[v])
-    warnings.warn(f'Rows are float32, which has 24 bits: variable {var} of dataset {some(meta.names, ds)} has the level {level[d, v]:.6g} and varies by {spread[d, v]:.3g}, '
-                  'so that most of what varies is rounded away. Subtract the level from the data before it becomes a metadataset.', stacklevel=3)
+    warnings.warn(f'Rows are float32, which has 24 bits: variable {var} of dataset {some(meta.names, ds)} has the '
+                  f'level {level[d, v]:.6g} and varies by {spread[d, v]:.3g}, '
+                  'so that most of what varies is rounded away. Subtract the level from the data before it becomes a '
+                  'metadataset.', stacklevel=3)
 
 def centre_and_width(
     meta:TSMetaDataset, # The rows to take them from
@@ -356,7 +358,9 @@ class StandardizeByDataset(ItemTransform):
         unseen:str='own', # Datasets or groups that were not trained on: 'own' statistics, those of 'all', those of their group in a column of `info`, or 'error'
         first:int=None, # Own statistics come from so many first rows of a dataset; from all its rows if `None`
         targets:bool=None, # Scale the target like x; if `None`, do so where the target is the steps that follow
-        known:str=None, # 'files': a file of other data that has the name of a file trained on is the same dataset; names of files are unseen if `None`
+        # 'files': a file of other data that has the name of a file trained on is the same dataset; names of files are
+        # unseen if `None`
+        known:str=None,
     ):
         check_known(known)
         if first is not None and first < 1: raise ValueError(f'first={first}: own statistics need at least one row.')
@@ -559,7 +563,9 @@ class DatasetInput(ItemTransform):
         groups:str=None, # The value of this column of `info` is numbered; the dataset itself if `None`
         covariates:list=None, # Numeric columns of `info` to give instead, standardised over the datasets trained on
         unknown:float=.1, # In training, so many rows are passed off as of an unknown dataset (its covariates as average)
-        known:str=None, # 'files': a file of other data that has the name of a file trained on is the same dataset; names of files are unknown if `None`
+        # 'files': a file of other data that has the name of a file trained on is the same dataset; names of files are
+        # unknown if `None`
+        known:str=None,
     ):
         check_known(known)
         if not 0 <= unknown < 1: raise ValueError(f'unknown={unknown} must be a share from 0 to below 1.')

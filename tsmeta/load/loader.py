@@ -122,7 +122,9 @@ class TSMetaDataLoader(ShowRows, RankedDL):
         batch_tfms=None, # Transforms of whole batches, run after delivery
         seed:int=None, # Decides the order and the random transforms; drawn once from torch's global generator if `None`, for order and rows alone
         do_setup:bool=True, # Let transforms see the data once (`TSStandardize` takes its statistics then)
-        **kwargs, # `weights`, `partial_n`, `stratify`, `mix`; `n`; `tensors`; `rank`, `world_size`; `on_bad`, `max_bad`; `device`, `after_item`, torch's about workers, …
+        # `weights`, `partial_n`, `stratify`, `mix`; `n`; `tensors`; `rank`, `world_size`; `on_bad`, `max_bad`;
+        # `device`, `after_item`, torch's about workers, …
+        **kwargs,
     ):
         if not isinstance(dataset, TSMetaDataset):
             raise TypeError(f'A TSMetaDataLoader loads a TSMetaDataset, got {type(dataset).__name__}.')

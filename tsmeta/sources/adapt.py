@@ -58,11 +58,15 @@ class ItemSource(Source):
 
 # %% ../../nbs/sources/adapt.ipynb #61f05756
 def _vocab_of(ds):
-    "Return the labels that a dataset says its class numbers mean, `vocab` as in fastai or `classes` as in torchvision; `None` if it says nothing"
+    """Return the labels that a dataset says its class numbers mean, `vocab` as in fastai or `classes` as in
+    torchvision; `None` if it says nothing"""
     vocab = _attr(ds, 'vocab')
     if vocab is None: vocab = _attr(ds, 'classes')
-    if vocab is None or isinstance(vocab, (str, dict)) or callable(vocab): return None
-    vocab = list(vocab)
+    if vocab is None or isinstance(vocab, str) or callable(vocab): return None
+    if isinstance(vocab, dict):
+        numbers = range(len(vocab))
+        vocab = [vocab[k] for k in numbers] if set(vocab) == set(numbers) else ()
+    vocab = vocab.tolist() if _attr(vocab, 'dtype') is not None else list(vocab)
     if not vocab: return None
     nested = isinstance(vocab[-1], (list, tuple)) or type(vocab[-1]).__name__ == 'CategoryMap'
     return list(vocab[-1]) if nested else vocab
@@ -71,13 +75,14 @@ def with_vocab(
     codes, # Targets of a dataset
     ds, # The dataset
 ):
-    "Return targets with the vocabulary of their dataset, if they are class numbers or rows of zeros and ones and it has one"
+    """Return targets with the vocabulary of their dataset, if they are class numbers or rows of zeros and ones and
+    it has one"""
     vocab = _vocab_of(ds)
     if vocab is None: return codes
     found = np.asarray(codes) if isinstance(codes, list) else codes
     kind = np.asarray(as_numpy(found)).dtype.kind
-    if kind in 'iu' or kind in 'fb' and np.shape(found)[1:] == (len(vocab),): return Coded(np.asarray(as_numpy(found)), vocab)
-    return codes
+    one_hot = kind in 'fb' and np.shape(found)[1:] == (len(vocab),)
+    return Coded(np.asarray(as_numpy(found)), vocab) if kind in 'iu' or one_hot else codes
 
 def _is_subset(ds): return _attr(ds, 'indices') is not None and _attr(ds, 'dataset') is not None
 def _is_concat(ds): return _attr(ds, 'datasets') is not None and _attr(ds, 'cumulative_sizes') is not None
@@ -93,7 +98,8 @@ def _leaf(ds, i):
     return ds
 
 def _labelled(ys, ds):
-    "Return the targets of all items of a dataset with what their numbers mean, which each part of a concatenation may say for itself"
+    """Return the targets of all items of a dataset with what their numbers mean, which each part of a concatenation
+    may say for itself"""
     if _vocab_of(ds) is not None or not (_is_subset(ds) or _is_concat(ds)): return with_vocab(ys, ds)
     leaves = {}
     for i in range(len(ys)):
@@ -102,7 +108,8 @@ def _labelled(ys, ds):
     vocabs = [_vocab_of(leaf) for leaf, _ in leaves.values()]
     if all(v is None for v in vocabs): return ys
     if any(v is None for v in vocabs):
-        raise ValueError(f'{vocabs.count(None)} of {len(vocabs)} datasets of this {type(ds).__name__} have no classes or vocab, so what their numbers mean is not known. '
+        raise ValueError(f'{vocabs.count(None)} of {len(vocabs)} datasets of this {type(ds).__name__} have no '
+                         'classes or vocab, so what their numbers mean is not known. '
                          'Give these datasets `classes`, or each of them alone with its labels.')
     return _joined_labels(ys, [(v, at) for v, (_, at) in zip(vocabs, leaves.values())])
 
@@ -112,8 +119,10 @@ def _joined_labels(ys, parts):
     out = np.zeros(len(ys), np.int64)
     for labels, at in parts:
         codes = np.asarray([ys[i] for i in at])
-        if codes.dtype.kind not in 'iu' or codes.ndim != 1: raise TypeError(f'targets are class numbers where datasets have `classes`, got {codes.dtype} {codes.shape[1:]}.')
-        if codes.min() < 0 or codes.max() >= len(labels): raise ValueError(f'there are {len(labels)} classes, but numbers from {codes.min()} to {codes.max()}.')
+        if codes.dtype.kind not in 'iu' or codes.ndim != 1: raise TypeError('targets are class numbers where '
+                                                                            f'datasets have `classes`, got {codes.dtype} {codes.shape[1:]}.')
+        if codes.min() < 0 or codes.max() >= len(labels): raise ValueError(f'there are {len(labels)} classes, but '
+                                                                           f'numbers from {codes.min()} to {codes.max()}.')
         out[at] = np.array([vocab.index(v) for v in labels])[codes]
     same = all(labels == parts[0][0] for labels, _ in parts)
     return Coded(out, vocab) if same else _sorted_codes(out, vocab)
@@ -185,6 +194,14 @@ def _frame_source(df):
     if roles.layout != 'rows': src.var_names = table.var_names
     return src
 
+def _check_lines(x, y):
+    "Raise a `ValueError` if rows and targets are tables whose lines have other labels, or the same in another order"
+    if not isinstance(x, pd.DataFrame) or not isinstance(y, (pd.Series, pd.DataFrame)): return
+    if x.index.equals(y.index) or len(x) != len(y): return
+    raise ValueError(f'X and y are lines of tables, but their indexes differ: {", ".join(map(repr, x.index[:5]))} '
+                     f'and {", ".join(map(repr, y.index[:5]))}. '
+                     'Was one of them sorted or filtered? Take both from one table.')
+
 def to_source(
     x, # Array, `(X, y)`, path of a `.npy` file, tsai or torch dataset, anything indexable, or a source
 )->Source:
@@ -194,6 +211,7 @@ def to_source(
     y = None
     if isinstance(x, pd.DataFrame): return _frame_source(x)
     if _is_pair(x): x, y = _item(x)
+    _check_lines(x, y)
     if isinstance(x, (str, Path)): return FileSource(x, y)
     rows = _ragged_rows(x)
     if rows is not None: return RaggedSource(rows, y)
@@ -248,7 +266,8 @@ def info_beside(
 
     A column `name` that repeats the names is left out."""
     own = set(own)
-    if 'name' in info and 'name' in own and info['name'].astype(str).tolist() == list(names): info = info.drop(columns='name')
+    repeated = 'name' in info and 'name' in own and info['name'].astype(str).tolist() == list(names)
+    if repeated: info = info.drop(columns='name')
     taken, to = own | set(info), {}
     for c in info.columns:
         if c not in own: continue

@@ -484,7 +484,8 @@ class Filled(DerivedSource):
 
 # %% ../../nbs/sources/align.ipynb #372019a2
 def _missing_in_windows(src):
-    "Return how many values of a recording are missing, how many there are, and whether each window, or the steps to come, has missing ones"
+    """Return how many values of a recording are missing, how many there are, and whether each window, or the steps
+    to come, has missing ones"""
     missing, values, steps = 0, 0, [np.zeros(1, np.int64)]
     for x in each_value(src):
         holes = np.isnan(x)

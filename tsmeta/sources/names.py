@@ -84,7 +84,8 @@ def names_facts(
 
 def check_known(known):
     "Raise a `ValueError` unless `known` is one of the values that options of this name take"
-    if known not in (None, FILES): raise ValueError(f"known must be None or 'files' (the same file name is the same dataset), got {known!r}.")
+    if known not in (None, FILES): raise ValueError("known must be None or 'files' (the same file name is the same "
+                                                    f"dataset), got {known!r}.")
 
 def same_datasets(
     names, # Names of other data
@@ -93,14 +94,16 @@ def same_datasets(
     known:str=None, # 'files': names of files identify a dataset, too
     who:str='', # Who asks, for the warning
 )->bool:
-    "Return whether a dataset of the same name in other data is the same dataset; warn about file names that occur and do not count"
+    """Return whether a dataset of the same name in other data is the same dataset; warn about file names that occur
+    and do not count"""
     trained = names_facts(list(used)) if trained is None else trained
     token = names_token(names)
     if token is not None and token == trained['token']: return True
     kinds = {trained['kind'], names_kind(names)}
     if kinds == {GIVEN} or known == FILES and NUMBERS not in kinds: return True
     n = 0 if NUMBERS in kinds else len(set(used).intersection(names))
-    if n: warnings.warn(f"{who}: {n:,} of {len(names):,} file names occur in training; known='files' if they are the same datasets. They are taken as unseen.", stacklevel=3)
+    if n: warnings.warn(f"{who}: {n:,} of {len(names):,} file names occur in training; known='files' if they are the "
+                        "same datasets. They are taken as unseen.", stacklevel=3)
     return False
 
 # %% ../../nbs/sources/names.ipynb #055cb266
@@ -127,7 +130,9 @@ class Binding:
     "Line up what one call was given per dataset with the names of the datasets"
     def __init__(self,
         names, # Name of each dataset
-        lines:dict=None, # The datasets and their names as they were given, by what they are called in errors: the index of a Series says which lines they are
+        # The datasets and their names as they were given, by what they are called in errors: the index of a Series
+        # says which lines they are
+        lines:dict=None,
     ):
         self.names, self.of, self.index = names, None, None
         for what, given in (lines or {}).items():
@@ -168,7 +173,8 @@ class Binding:
 def _one_column(table, what):
     "Return the only column of a table that has no other but `name`, with the names as its index"
     rest = [c for c in table.columns if c != 'name']
-    if len(rest) != 1: raise ValueError(f'{what} is one value per dataset, got a table with the columns {_few(table.columns)}: give one column.')
+    if len(rest) != 1: raise ValueError(f'{what} is one value per dataset, got a table with the columns '
+                                        f'{_few(table.columns)}: give one column.')
     return table[rest[0]] if 'name' not in table else table.set_index('name')[rest[0]]
 
 def _has_series(columns, what):
@@ -176,7 +182,8 @@ def _has_series(columns, what):
     found = {k: v.index for k, v in columns.items() if isinstance(v, pd.Series)} if isinstance(columns, dict) else {}
     first = next(iter(found.values()), None)
     odd = [k for k, index in found.items() if not index.equals(first)]
-    if odd: raise ValueError(f'The columns {next(iter(found))!r} and {odd[0]!r} of {what} have different indexes: {_few(first)} and {_few(found[odd[0]])}. '
+    if odd: raise ValueError(f'The columns {next(iter(found))!r} and {odd[0]!r} of {what} have different indexes: '
+                             f'{_few(first)} and {_few(found[odd[0]])}. '
                              'Take them from one table.')
     return bool(found)
 
@@ -190,7 +197,8 @@ def _from_dict(self:Binding, given, what):
     odd = [k for k in found if k not in names]
     if not lost and not odd and len(found) == len(given): return [found[n] for n in self.names]
     if len(found) < len(given): raise ValueError(f'{what} has two keys that are the same name as text: {_few(given)}.')
-    raise ValueError(f'{what} must have one entry for each of the {len(self.names):,} datasets. Missing: {_few(lost) or "none"}; without a dataset: {_few(odd) or "none"}. '
+    raise ValueError(f'{what} must have one entry for each of the {len(self.names):,} datasets. Missing: '
+                     f'{_few(lost) or "none"}; without a dataset: {_few(odd) or "none"}. '
                      f'Datasets are called {_few(self.names)}.')
 
 @patch
@@ -205,14 +213,16 @@ def _lines(self:Binding, given, keys, what):
     full = [at for at in found.values() if at is not None]
     if not full: return self._by_position(given, keys, what)
     if any(not np.array_equal(at, full[0]) for at in full):
-        raise ValueError(f'The {" and the ".join(found)} of {what} both hold the names of the datasets, for different lines. Drop one of them.')
+        raise ValueError(f'The {" and the ".join(found)} of {what} both hold the names of the datasets, for '
+                         'different lines. Drop one of them.')
     return full[0]
 
 @patch
 def _check_default(self:Binding, index, what):
     "Raise a `ValueError` if names are the numbers of an index without meaning, in another order"
     if _are_numbers(self.names) or set(self.names) != set(map(str, index)): return
-    raise ValueError(f'{what} has the index 0, 1, …, and the datasets are called {_few(self.names)}: it can be read by position or by name. '
+    raise ValueError(f'{what} has the index 0, 1, …, and the datasets are called {_few(self.names)}: it can be read '
+                     'by position or by name. '
                      f'Give a list to read it by position, or {what}.set_axis([...]) with text to read it by name.')
 
 @patch
@@ -222,30 +232,37 @@ def _by_name(self:Binding, labels, key, what):
     lost = np.flatnonzero(at < 0)
     if not len(lost): return at
     if len(lost) < len(at):
-        raise ValueError(f'The {key} of {what} holds {len(at) - len(lost):,} of the {len(at):,} names of datasets. Missing: {_few([self.names[d] for d in lost])}; '
+        raise ValueError(f'The {key} of {what} holds {len(at) - len(lost):,} of the {len(at):,} names of datasets. '
+                         f'Missing: {_few([self.names[d] for d in lost])}; '
                          f'it has {_few(labels)}.')
     if {_loosely(o) for o in labels} & {_loosely(n) for n in self.names}:
-        raise ValueError(f'The {key} of {what} has {_few(labels)}, datasets are called {_few(self.names)}: these look like the same names, written otherwise. '
+        raise ValueError(f'The {key} of {what} has {_few(labels)}, datasets are called {_few(self.names)}: these '
+                         'look like the same names, written otherwise. '
                          'Write them alike, or give a list to read it by position.')
 
 def _first_lines(labels, names, key, what):
     "Return the line of each name; a `ValueError` if one that is needed stands in several"
     twice = set(labels[labels.duplicated()]) & set(names)
-    if twice: raise ValueError(f'The {key} of {what} has the dataset {min(twice)!r} more than once; it has {_few(labels)}, datasets are called {_few(names)}.')
+    if twice: raise ValueError(f'The {key} of {what} has the dataset {min(twice)!r} more than once; it has '
+                               f'{_few(labels)}, datasets are called {_few(names)}.')
     first = labels[~labels.duplicated()]
     at = first.get_indexer_for(names)
     return np.where(at < 0, -1, np.flatnonzero(~labels.duplicated())[at])
 
 @patch
 def _by_position(self:Binding, given, keys, what):
-    "Return the lines in their order; a `ValueError` if there are more or fewer than datasets, or if tables have different indexes"
+    """Return the lines in their order; a `ValueError` if there are more or fewer than datasets, or if tables have
+    different indexes"""
     n, index = len(self.names), given.index
     if len(given) != n:
-        raise ValueError(f'{what} needs one line per dataset: there are {n:,} datasets and {len(given):,} lines. Datasets are called {_few(self.names)}, '
+        raise ValueError(f'{what} needs one line per dataset: there are {n:,} datasets and {len(given):,} lines. '
+                         f'Datasets are called {_few(self.names)}, '
                          f'the index is {_few(index)}.')
     if 'index' not in keys: return np.arange(n)
     if self.index is None: self.index, self.of = index, what
     if not index.equals(self.index):
-        raise ValueError(f'{self.of} and {what} are lines of tables and are read by position, but their indexes differ: {_few(self.index)} and {_few(index)}. '
-                         'Was one of the tables sorted or filtered? Take both from one table, or name the datasets and give tables with these names as their index.')
+        raise ValueError(f'{self.of} and {what} are lines of tables and are read by position, but their indexes '
+                         f'differ: {_few(self.index)} and {_few(index)}. '
+                         'Was one of the tables sorted or filtered? Take both from one table, or name the datasets '
+                         'and give tables with these names as their index.')
     return np.arange(n)

@@ -59,11 +59,13 @@ def _headers(names, sources):
     if len(lost) == len(each): return None
     if not lost: return [list(map(str, vs)) for vs in each]
     d = next(d for d, vs in enumerate(each) if vs is not None)
-    raise ValueError(f'Variables of {some(names, [d])} have names, {list(each[d])[:8]}, those of {some(names, lost)} have none. '
+    raise ValueError(f'Variables of {some(names, [d])} have names, {list(each[d])[:8]}, those of {some(names, lost)} '
+                     'have none. '
                      'Say what these are called: var_names=, for each dataset.')
 
 def _named_by_both(each, headers, names):
-    "Return names of variables from those that were given and those that the data has: given ones say the order, or rename all alike"
+    """Return names of variables from those that were given and those that the data has: given ones say the order,
+    or rename all alike"""
     known = [vs for vs in headers if vs is not None]
     alike = all(vs == known[0] for vs in known)
     out = []
@@ -72,7 +74,8 @@ def _named_by_both(each, headers, names):
         elif sorted(given) == sorted(own): out.append(own)
         elif alike: out.append(given)
         else:
-            raise ValueError(f'var_names gives dataset {some(names, [d])} the names {given[:8]}, its own are {own[:8]}, and not all datasets have the same. '
+            raise ValueError(f'var_names gives dataset {some(names, [d])} the names {given[:8]}, its own are '
+                             f'{own[:8]}, and not all datasets have the same. '
                              'rename= gives names to names; sel_vars chooses some.')
     return out
 
@@ -85,7 +88,8 @@ def _check_each(each, names, sources):
         if len(set(vs)) == len(vs): continue
         twice = next(v for v in vs if vs.count(v) > 1)
         at = [k for k, v in enumerate(vs) if v == twice]
-        raise ValueError(f'Dataset {some(names, [d])} has two variables of one name: {twice!r} at positions {at} of {vs[:12]}.')
+        raise ValueError(f'Dataset {some(names, [d])} has two variables of one name: {twice!r} at positions {at} of '
+                         f'{vs[:12]}.')
 
 def each_names(
     var_names, # Names for all datasets, a dict dataset → names, or a list of lists
@@ -162,7 +166,8 @@ def _as(kind, o): return o if isinstance(o, kind) else kind(o)
 def _check_rename(rename):
     "Raise a `ValueError` if a name is an alias of another name, too"
     chained = [k for k, v in rename.items() if k != v and k in rename.values()]
-    if chained: raise ValueError(f'rename gives {chained[0]!r} another name, and gives its name to another variable. Rename each alias to its last name.')
+    if chained: raise ValueError(f'rename gives {chained[0]!r} another name, and gives its name to another variable. '
+                                 'Rename each alias to its last name.')
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Policies(Options):
@@ -179,7 +184,8 @@ class Policies(Options):
     # Every variable becomes a row of its own: each dataset becomes one per variable, 'dataset/variable'
     per_variable:bool = False
     label_map:dict = None # Other names for labels: label → label, or dataset → such a dict, '*' for those not named
-    rename:object = None # Other names for variables, before they are lined up: a dict alias → name, or a function of a name
+    # Other names for variables, before they are lined up: a dict alias → name, or a function of a name
+    rename:object = None
 
     def __post_init__(self):
         if isinstance(self.rename, dict): _check_rename(self.rename)
@@ -324,10 +330,12 @@ def _decide(self:FittedPolicies, each, names, sources, order=None):
     extra = {}
     for d, vs in enumerate(each):
         lost, new = [v for v in self.data_vars if v not in vs], [v for v in vs if v not in self.raw]
-        if lost and self.vars.how != 'union' or len(lost) == len(self.data_vars): self._refuse_vars(d, vs, lost, new, names)
+        too_few = lost and self.vars.how != 'union' or len(lost) == len(self.data_vars)
+        if too_few: self._refuse_vars(d, vs, lost, new, names)
         for v in new: extra.setdefault(v, d)
     if extra and self.vars.how != 'intersect' and self.sel_vars is None:
-        warnings.warn(f'New data has variables that training had not, {list(extra)[:8]}, first in {some(names, [min(extra.values())])}. '
+        warnings.warn(f'New data has variables that training had not, {list(extra)[:8]}, first in '
+                      f'{some(names, [min(extra.values())])}. '
                       f'They are left out; known are {self.raw[:8]}.', stacklevel=2)
     return self, each
 

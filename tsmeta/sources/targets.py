@@ -50,7 +50,8 @@ def _check_codes(codes, vocab):
     odd = (codes < -1) | (codes >= len(vocab))
     if not odd.any(): return
     row = int(np.argwhere(odd)[0][0])
-    raise ValueError(f'row {row} has the class number {codes[odd][0]}, but there are {len(vocab)} labels: {list(vocab)[:8]}')
+    raise ValueError(f'row {row} has the class number {codes[odd][0]}, but there are {len(vocab)} labels: '
+                     f'{list(vocab)[:8]}')
 
 def coded(
     y, # Targets of one dataset, or those of the steps of a recording
@@ -69,7 +70,8 @@ def as_target(
 ): # (kind, numpy array, or for 'multi' a list of label lists)
     "Return the kind of the targets of one dataset, and their values"
     if y is None: return None, None
-    if isinstance(y, pd.DataFrame) and y.shape[1] == 1: y = y.iloc[:, 0]
+    if isinstance(y, pd.DataFrame) and y.shape[1] == 1:
+        if isinstance(y.dtypes.iloc[0], pd.CategoricalDtype): y = y.iloc[:, 0]
     y = coded(y)
     if isinstance(y, Coded): return _decode(y)
     y = as_numpy(y)
@@ -196,7 +198,8 @@ def _check_label_kinds(sets, full, names):
     raise TypeError(f'Labels must be text in all datasets, numbers in all, or truth values in all; {found}')
 
 def _merged(orders):
-    "Return all labels in an order that keeps each of several orders, the least label first where they leave it open; sorted if they contradict"
+    """Return all labels in an order that keeps each of several orders, the least label first where they leave it
+    open; sorted if they contradict"""
     followers, waiting = {}, {}
     for order in orders:
         for v in order: waiting.setdefault(v, 0)
@@ -287,9 +290,10 @@ def _recoded(y, labels):
     "Return targets whose labels have other names; those of one name become one"
     vocab = list(dict.fromkeys(labels))
     if len(vocab) == len(labels): return Coded(y.codes, vocab)
-    if np.asarray(y.codes).dtype.kind not in 'iu': return [[labels[k] for k in np.flatnonzero(row)] for row in np.asarray(y.codes)]
+    codes = np.asarray(y.codes)
+    if codes.dtype.kind not in 'iu': return [[labels[k] for k in np.flatnonzero(row)] for row in codes]
     to = np.array([*map(vocab.index, labels), -1])
-    return Coded(_take(to, np.asarray(y.codes)), vocab)
+    return Coded(_take(to, codes), vocab)
 
 def relabel(
     y, # Targets of one dataset, as people give them
@@ -355,7 +359,8 @@ def recode(
     vocab, # The labels to number them by
     names, # Name of each dataset
 )->list: # One array per dataset
-    "Return targets as numbers into another vocabulary; a `ValueError` names the dataset and row of a label that is not in it"
+    """Return targets as numbers into another vocabulary; a `ValueError` names the dataset and row of a label that
+    is not in it"""
     o2i = {v: k for k, v in enumerate(vocab)}
     to = np.array([o2i.get(v, -1) for v in own], np.int64)
     return [_recode_one(np.asarray(a), to, own, vocab, d, names) for d, a in enumerate(arrays)]

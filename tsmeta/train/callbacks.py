@@ -324,7 +324,9 @@ class OwnLabels(Callback):
     def __init__(self,
         classes:dict=None, # Labels of each dataset by its name; those in its namespace if `None`
         fill:float=-1e4, # The logit of a label that is out of reach: its probability is 0, in half precision too
-        known:str=None, # 'files': a file of other data that has the name of a file trained on is the same dataset; it has all labels if `None`
+        # 'files': a file of other data that has the name of a file trained on is the same dataset; it has all labels
+        # if `None`
+        known:str=None,
     ):
         check_known(known)
         self.classes, self.fill, self.known = classes, fill, known
@@ -353,7 +355,8 @@ class OwnLabels(Callback):
         self._cache = None
 
     def facts(self):
-        "Return what it knows as plain values: names of datasets and where they come from, numbers of the labels of each, `fill`"
+        """Return what it knows as plain values: names of datasets and where they come from, numbers of the labels
+        of each, `fill`"""
         return dict(trained=self.trained, known=self.known, names=list(map(str, self.names)), labels=[np.flatnonzero(t).tolist() for t in self.table.numpy()], fill=float(self.fill))
 
     @classmethod
@@ -365,7 +368,8 @@ class OwnLabels(Callback):
         names, labels, fill = facts['names'], facts['labels'], facts['fill']
         good = len(names) == len(labels) and isinstance(fill, float) and all(isinstance(k, int) and 0 <= k < c for own in labels for k in own)
         trained, known = facts.get('trained'), facts.get('known')
-        good = good and (trained is None or isinstance(trained, dict) and set(trained) == {'kind', 'token'}) and known in (None, 'files')
+        described = trained is None or isinstance(trained, dict) and set(trained) == {'kind', 'token'}
+        good = good and described and known in (None, 'files')
         if not good: raise ValueError(f'These are no labels of datasets among {c:,}: {str(facts)[:80]}')
         new = cls(fill=fill)
         new.names, new.table = names, torch.zeros(len(names), c, dtype=torch.bool)
@@ -400,17 +404,20 @@ def _metadataset(dl):
 def check_swap(dl):
     "Raise a `ValueError` for a loader whose rows are read elsewhere, so that they cannot be numbered anew here"
     if not isinstance(dl, TSStreamLoader): return
-    raise ValueError('The rows of this stream have other labels or variables than those the learner was trained on, and a stream reads them as they are. '
+    raise ValueError('The rows of this stream have other labels or variables than those the learner was trained on, '
+                     'and a stream reads them as they are. '
                      'Make it over learn.dls.train.dataset.add_dataset(…) of the new metadataset.')
 
 class CheckData(Callback):
-    "Bring rows of other metadatasets into the terms of the learner before they are validated or predicted; name the rows whose missing values made a loss NaN"
+    """Bring rows of other metadatasets into the terms of the learner before they are validated or predicted; name
+    the rows whose missing values made a loss NaN"""
     order, held, fitted = -90, None, None
     def before_validate(self):
         dl, train = self.learn.dl, _metadataset(self.learn.dls.train)
         data = _metadataset(dl)
         if train is None or data is None or data.schema is train.schema: return
-        if self.fitted is None or self.fitted[:2] != (train.schema, data): self.fitted = train.schema, data, check_fits(train.schema, data)
+        if self.fitted is None or self.fitted[:2] != (train.schema, data):
+            self.fitted = train.schema, data, check_fits(train.schema, data)
         if self.fitted[2] is data: return
         check_swap(dl)
         self.held, dl.dataset = (dl, data), self.fitted[2]
@@ -424,14 +431,16 @@ class CheckData(Callback):
         if not self.training or not bool(torch.isnan(self.learn.loss.detach()).any()): return
         for what, b in (('x', self.learn.xb), ('y', self.learn.yb)):
             t = first_tensor(b) if len(b) else None
-            if isinstance(t, torch.Tensor) and t.is_floating_point() and torch.isnan(t).any(): self._refuse(what, plain_tensor(t))
+            if not isinstance(t, torch.Tensor) or not t.is_floating_point(): continue
+            if torch.isnan(t).any(): self._refuse(what, plain_tensor(t))
 
     def _refuse(self, what, t):
         "Raise a `ValueError` about rows with missing values"
         rows = torch.isnan(t.reshape(len(t), -1)).any(1).nonzero()[:, 0]
         remedy = "missing= of the metadataset says what is done with them: 'linear', 'ffill', 'mean', a number, 'mask'."
         if what == 'y': remedy = 'Leave out the rows whose target is not known.'
-        raise ValueError(f'Batch {self.iter} of epoch {self.epoch}: the loss is not a number. {len(rows):,} of {len(t):,} rows have missing values (NaN) in {what}'
+        raise ValueError(f'Batch {self.iter} of epoch {self.epoch}: the loss is not a number. {len(rows):,} of '
+                         f'{len(t):,} rows have missing values (NaN) in {what}'
                          f'{self._example(int(rows[0]))}. {remedy}')
 
     def _example(self, k):
@@ -442,7 +451,8 @@ class CheckData(Callback):
         return f', such as dataset {some(ids.meta.names, [d])}, row {r}'
 
     def __reduce__(self):
-        "Pickle as itself beside the data of this library, else as a callback that does nothing: other learners load without it"
+        """Pickle as itself beside the data of this library, else as a callback that does nothing: other learners
+        load without it"""
         learn = vars(self).get('learn')
         ours = learn is not None and _metadataset(learn.dls.train) is not None
         return CheckData if ours else Callback, (), dict(learn=learn)

@@ -361,7 +361,8 @@ def _loader(learn, ds_idx, dl, data, kwargs):
     return _ours(learn.dls[ds_idx]).new(**{'shuffle': False, 'drop_last': False, **kwargs})
 
 def _trained_schema(learn, dl):
-    "Return the schema that the learner was trained with, and bring the rows of a new loader into its terms; a `ValueError` if they do not fit"
+    """Return the schema that the learner was trained with, and bring the rows of a new loader into its terms; a
+    `ValueError` if they do not fit"""
     train = learn.dls.train.dataset
     if not isinstance(train, TSMetaDataset): return dl.dataset.schema
     fitted = train.check_fits(dl.dataset)

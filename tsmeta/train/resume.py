@@ -26,6 +26,7 @@ from ..data.codec import plain, revived
 from ..load.distributed import from_rank_0, gather_objects, group_rank, group_size
 from ..load.loader import check_state, describe_change, TSMetaDataLoader
 from ..load.stream_loader import TSStreamLoader
+from .callbacks import CheckData
 
 # %% ../../nbs/train/resume.ipynb #4d2b257f
 def _digest(data): return hashlib.sha256(data).hexdigest()[:16]
@@ -188,7 +189,7 @@ def _counted(o):
 
 def _counters(learn):
     "Return callbacks and metrics by name; the same name again gets a number"
-    found = [cb for cb in learn.cbs if not isinstance(cb, SaveResume)] + list(learn.metrics)
+    found = [cb for cb in learn.cbs if not isinstance(cb, (CheckData, SaveResume))] + list(learn.metrics)
     recorder, out = vars(learn).get('recorder'), {}
     if recorder: found += [recorder.loss, recorder.smooth_loss]
     for o in found:
