@@ -32,7 +32,7 @@ class Target:
     def make(self, folder): "Write the sound input; return its path"
     def change(self, rng, folder):
         "Write a changed input; return its path"
-        raise NotImplementedError
+        raise TypeError(f'{type(self).__name__} does not define change(rng, folder).')
     def read(self, path): "Read the input, all of it"
 
 

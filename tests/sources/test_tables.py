@@ -231,3 +231,60 @@ def test_roles_read_new_data_without_inferring(tmp_path):
     with pytest.raises(ValueError, match="has no column|there is none"): read_table(written(tmp_path, 'u;time;id\n2;1;7\n'), roles=roles)
     with pytest.raises(ValueError, match='do not hold moon'): TableRoles.from_dict(dict(moon=1))
     with pytest.raises(ValueError, match='rename is a function'): read_table(tmp_path/'t.csv', TableOptions(rename=str.lower)).roles.to_dict()
+
+
+def unusual(rng, path):
+    "Writes a table of an unusual kind; returns what is right: series by id, or `None` where it has no meaning."
+    ids = rng.permutation(['007', '7', 'ä ö', 'NA', 'x;y', 'p-1'])[:rng.integers(1, 4)]
+    n = int(rng.integers(2, 6))
+    df = pd.DataFrame(dict(id=np.repeat(ids, n), time=np.tile(np.arange(n), len(ids)), v=rng.normal(size=n*len(ids)).round(3) + .0001,
+                           w=rng.integers(0, 9, n*len(ids))))
+    right = {i: (g.v.tolist(), g.w.tolist()) for i, g in df.groupby('id')}
+    shown = df.sample(frac=1, random_state=int(rng.integers(99))) if rng.random() < .5 else df
+    sep, decimal = [(',', '.'), (';', ','), (';', '.'), ('\t', '.'), ('|', '.')][rng.integers(5)]
+    how = rng.choice(['plain', 'bom', 'gz', 'utf-16', 'index', 'empty column', 'crlf', 'dates', 'quoted', 'blank lines', 'text column', 'flags', 'holes',
+                      'ragged', 'bad cell', 'same header', 'no id', 'two headers', 'cut off', 'bad time', 'twice'])
+    options = dict(index=how == 'index')
+    if how == 'empty column': shown = shown.assign(u=np.nan)
+    if how == 'text column': shown = shown.assign(note=[f'n{k}' for k in range(len(shown))])
+    if how == 'flags': shown = shown.assign(w=shown.w > 4)
+    if how == 'holes': shown = shown.assign(w=shown.w.astype(float).where(shown.w != shown.w.iloc[0]))
+    if how == 'dates': shown = shown.assign(time=pd.Timestamp('2021-10-30') + pd.to_timedelta(shown.time, 'h'))
+    text = shown.to_csv(sep=sep, decimal=decimal, quoting=1 if how == 'quoted' else 0, lineterminator='\r\n' if how == 'crlf' else '\n', **options)
+    lines = text.split('\n')
+    if how == 'blank lines': lines = [lines[0], '', *lines[1:], '', '']
+    if how == 'ragged': lines[1] += f'{sep}1'
+    if how == 'bad cell': lines[1] = lines[1].rsplit(sep, 1)[0] + f'{sep}--'
+    if how == 'same header': lines[0] = sep.join(['id', 'time', 'v', 'v'])
+    if how == 'no id': lines[1] = sep + lines[1].split(sep, 1)[1] if 'x;y' not in lines[1] else sep*3
+    if how == 'two headers': lines.insert(1, sep.join(['-', 's', 'mV', 'bpm']))
+    if how == 'cut off': lines = [*lines[:-2], lines[-2].rsplit(sep, 1)[0]]
+    if how == 'bad time': lines[1] = lines[1].replace(sep, f'{sep}?', 1)
+    if how == 'twice': lines[-1] = lines[-2]
+    if how == 'flags': right = {i: (v, [float(o > 4) for o in w]) for i, (v, w) in right.items()}
+    if how == 'holes': right = {i: (v, [np.nan if o == shown_hole(df, shown) else o for o in w]) for i, (v, w) in right.items()}
+    path = written(path, '\n'.join(lines), 't.csv.gz' if how == 'gz' else 't.csv', {'bom': 'utf-8-sig', 'utf-16': 'utf-16'}.get(how, 'utf-8'))
+    broken = {'ragged', 'bad cell', 'same header', 'no id', 'two headers', 'cut off', 'bad time', 'twice'}
+    return path, None if how in broken else right, how
+
+
+def shown_hole(df, shown):
+    "Returns the value that was made a hole."
+    return df.w[shown.index[0]]
+
+
+def test_two_hundred_unusual_tables(tmp_path):
+    "Each gives the right series or an error that names file and line, column or what is missing; those that have a meaning are read."
+    rng, right, wrong = np.random.default_rng(7), 0, []
+    for k in range(200):
+        path, want, how = unusual(rng, tmp_path)
+        try: t = read_table(path)
+        except (ValueError, TypeError) as e:
+            if 't.csv' not in str(e) or want is not None: wrong.append((k, how, str(e)))
+            continue
+        got = {i: tuple(t.series(j).tolist()) for j, i in enumerate(t.ids)}
+        same = want is not None and got.keys() == want.keys() and all(np.allclose(a, b, 1e-12, equal_nan=True) for i in want for a, b in zip(got[i], want[i]))
+        if same: right += 1
+        else: wrong.append((k, how, got))
+    assert not wrong, wrong[:3]
+    assert right >= 100

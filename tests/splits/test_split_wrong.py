@@ -98,7 +98,7 @@ WRONG = [
     ('meta.split(HoldoutSplitter(1, groups=5))', TypeError, 'one label per dataset.*got 5'),
     ("meta.split(HoldoutSplitter(1, groups=['x']))", ValueError, 'there are 3 datasets and 1 labels'),
     ('meta.split(HoldoutSplitter(1, groups=[[1, 2]]*3))', ValueError, 'one label per dataset'),
-    ('meta.split(HoldoutSplitter(1, groups=dict(a=1, b=2, c=1)))', TypeError, 'one label per dataset'),
+    ('meta.split(HoldoutSplitter(1, groups=dict(a=1, b=2, d=1)))', ValueError, 'd'),
     ('bare.split(HoldoutSplitter(1, stratify=True))', ValueError, 'one class per row'),
     ("bare.split(HoldoutSplitter(1, groups='person'))", ValueError, 'no info column'),
     ('SklearnSplitter(5)', TypeError, 'is an object with a method split'),

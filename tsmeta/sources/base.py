@@ -285,9 +285,10 @@ class NpyFile:
         "Raise a `ValueError` if the file was written to since it was mapped; a file that was removed stays readable"
         try: now = os.stat(self.path)
         except FileNotFoundError: return
-        if self.stamp in (None, (now.st_size, now.st_mtime_ns)): return
+        if self.stamp is None or now.st_ino != self.stamp[0]: return # another file has its name now; this one stays as it was
+        if self.stamp[1:] == (now.st_size, now.st_mtime_ns): return
         what = 'written to or replaced'
-        if now.st_size < self.stamp[0]: what = f'truncated from {self.stamp[0]:,} to {now.st_size:,} bytes'
+        if now.st_size < self.stamp[1]: what = f'truncated from {self.stamp[1]:,} to {now.st_size:,} bytes'
         raise ValueError(f'{shown_path(self.path)} was {what} while it was open, so its rows are no longer those of '
                          'the metadataset. Write other files, and make the metadataset anew.')
 
@@ -296,7 +297,7 @@ class NpyFile:
         with open_file(self.path) as f:
             self._check(f)
             found = os.fstat(f.fileno())
-            self.stamp = found.st_size, found.st_mtime_ns
+            self.stamp = found.st_ino, found.st_size, found.st_mtime_ns
             if 0 in shape: return np.zeros(shape, dtype)
             return np.ndarray(shape, dtype, map_bytes(f), offset, order='F' if fortran else 'C')
 
