@@ -52,9 +52,11 @@ def lookup(
     for new in MOVED[old].split():
         module = import_module(f'tsmeta.{new}')
         if name not in vars(module): continue
-        warnings.warn(f'tsmeta.{old}.{name} is tsmeta.{new}.{name} now; the old path goes with version 0.3.', FutureWarning, stacklevel=3)
+        warnings.warn(f'tsmeta.{old}.{name} is tsmeta.{new}.{name} now; the old path goes with version 0.3.',
+                      FutureWarning, stacklevel=3)
         return vars(module)[name]
-    raise AttributeError(f'tsmeta.{old} has no {name!r}; its names are in tsmeta.{" and tsmeta.".join(MOVED[old].split())} now.')
+    raise AttributeError(f'tsmeta.{old} has no {name!r}; its names are in '
+                         f'tsmeta.{" and tsmeta.".join(MOVED[old].split())} now.')
 
 # %% ../nbs/moved.ipynb #00498b67
 class OldModules:

@@ -47,7 +47,9 @@ def test_a_truncated_file_is_named_before_its_rows_are_read(files):
         with pytest.raises(ValueError, match=f'{path.name} was truncated from {len(data):,} to 300 bytes'): gather(np.array([0]))
         with pytest.raises(ValueError, match=path.name): gather(np.array([0]))
         path.write_bytes(data)
-        for o in gather.opened.files.values(): o.stamp = os.stat(o.path).st_size, os.stat(o.path).st_mtime_ns
+        for o in gather.opened.files.values():
+            now = os.stat(o.path)
+            o.stamp = now.st_ino, now.st_size, now.st_mtime_ns
         gather(np.array([0]))
 
 
@@ -56,6 +58,13 @@ def test_a_file_of_the_same_size_with_other_numbers_is_named(files):
     np.save(paths[2], np.full((20, 2, 8), 9, 'f4'))
     later(paths[2])
     with pytest.raises(ValueError, match='c.npy was written to or replaced while it was open'): gather(np.array([0]))
+
+
+def test_a_file_that_another_took_the_place_of_stays_readable(files):
+    gather, paths, _ = files
+    np.save(paths[0].with_name('new.npy'), np.full((20, 2, 8), 9, 'f4'))
+    os.replace(paths[0].with_name('new.npy'), paths[0])
+    assert (gather(np.array([0]))[0] == 0).all()
 
 
 def test_a_file_that_was_removed_stays_readable(files):

@@ -324,7 +324,8 @@ def _copy_left(self:Gather, ids, left, x, y, draws, before_row=None):
         d, r, k = int(ds[part[0]]), rows[part], left[part]
         shown, targets = self._shown(d)
         if shown is not None: found = shown[r]
-        elif before_row is None or not runs_code(self.sources[d]): found = self._read(d, r, None if draws is None else draws[k])
+        elif before_row is None or not runs_code(self.sources[d]):
+            found = self._read(d, r, None if draws is None else draws[k])
         else: found = self._made_rows(d, r, None if draws is None else draws[k], ids[k], before_row)
         x[k] = found[:, :, :x.shape[2]]
         if targets is not None: y[k] = _three_axes(targets)[r]

@@ -73,8 +73,10 @@ def pack(
     if isinstance(value, (list, tuple)):
         out = [pack(o, tensors, f'{key}.{k}') for k, o in enumerate(value)]
         return {'tuple': out} if isinstance(value, tuple) else out
-    if not isinstance(value, dict): raise TypeError(f'{key} is a {type(value).__name__}, which JSON and safetensors cannot hold.')
-    if all(isinstance(k, str) for k in value): return {'dict': {k: pack(o, tensors, f'{key}.{k}') for k, o in value.items()}}
+    if not isinstance(value, dict):
+        raise TypeError(f'{key} is a {type(value).__name__}, which JSON and safetensors cannot hold.')
+    if all(isinstance(k, str) for k in value):
+        return {'dict': {k: pack(o, tensors, f'{key}.{k}') for k, o in value.items()}}
     return {'items': [[pack(o, tensors, f'{key}.{n}') for o in pair] for n, pair in enumerate(value.items())]}
 
 def _key(k):

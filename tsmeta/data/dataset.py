@@ -41,7 +41,8 @@ class RowTfm:
         self.tfms = [t() if isinstance(t, type) else t for t in listify(tfms) if t is not None]
         for t in self.tfms:
             if getattr(t, 'split_idx', None) is None and not _is_random(t): continue
-            raise ValueError(f'{t} in tfms[0] is random or for training alone, but tfms run on rows of any part. Give it as batch_tfms.')
+            raise ValueError(f'{t} in tfms[0] is random or for training alone, but tfms run on rows of any part. Give '
+                             f'it as batch_tfms.')
 
     def __call__(self, row):
         x = torch.from_numpy(np.array(row)).as_subclass(series_type())
@@ -69,7 +70,8 @@ class TSMetaDataset(SchemaFacts):
         x_tfm, y_tfm = (*listify(tfms), None, None)[:2]
         kind, known = target_kind(y_tfm)
         x_tfm = RowTfm(x_tfm) if any(t is not None for t in listify(x_tfm)) else None
-        self._set(**_joined(given, Policies.asked(kwargs), x_tfm, labels, vocab=known if vocab is None else vocab, kind=kind))
+        self._set(**_joined(given, Policies.asked(kwargs), x_tfm, labels, vocab=known if vocab is None else vocab,
+                            kind=kind))
 
     @classmethod
     def of_parts(cls, **parts):
@@ -96,7 +98,8 @@ class TSMetaDataset(SchemaFacts):
         "Take in what was pickled, by version 0.1 too"
         old = {'_view': 'selection', '_raw': 'given', '_flat': 'flat'}
         state = {old.get(k, k): v for k, v in state.items() if k not in ('index', '_last', '_timed', '_beside')}
-        self.__dict__.update({**dict(selection=None, split_idx=None, given=None, store=None, _shown_info=None), **state})
+        self.__dict__.update({**dict(selection=None, split_idx=None, given=None, store=None, _shown_info=None),
+                              **state})
         if 'last' not in state: self.last = LastBatch()
         if self.given is not None: self.given = Given(*self.given)
 
@@ -142,7 +145,8 @@ class Given(NamedTuple):
 
 def _joined(given, policies, x_tfm, labels, **how):
     "Return what a metadataset is made of: rows of one shape, targets as codes, a complete schema"
-    sources, names, info, var_names, policies = policies.fit(given.sources, given.names, given.info, given.var_names, labels)
+    sources, names, info, var_names, policies = policies.fit(given.sources, given.names, given.info, given.var_names,
+                                                             labels)
     if x_tfm: sources = [_mapped(s, x_tfm, names, d) for d, s in enumerate(sources)]
     n_vars, n_steps, horizon = one_shape(sources, names)
     lens = [len(s) for s in sources]
@@ -152,13 +156,16 @@ def _joined(given, policies, x_tfm, labels, **how):
     if horizon: targets = Targets('float', None, None, (sources[0].y_vars, horizon))
     else: targets = join_targets(policies.relabel([s.y for s in sources], names), lens, names, labels=labels, **how)
     if x_tfm and n_vars != sources[0].src.shape[0]: var_names = None
-    schema = Schema(n_vars, n_steps, targets.kind, targets.shape, targets.vocab, horizon, labels, var_names, x_tfm, policies, stored_dtypes(sources))
-    return dict(datasets=sources, names=names, schema=schema, info=info, targets=targets.arrays, given=given if policies else None)
+    schema = Schema(n_vars, n_steps, targets.kind, targets.shape, targets.vocab, horizon, labels, var_names, x_tfm,
+                    policies, stored_dtypes(sources))
+    return dict(datasets=sources, names=names, schema=schema, info=info, targets=targets.arrays,
+                given=given if policies else None)
 
 def _mapped(src, tfm, names, d):
     "Return a source whose rows run through transforms; an error names the dataset"
     try: return Mapped(src, tfm)
-    except Exception as e: raise ValueError(f'Dataset {some(names, [d])}, tfms[0] on its first row: {type(e).__name__}: {e}') from e
+    except Exception as e:
+        raise ValueError(f'Dataset {some(names, [d])}, tfms[0] on its first row: {type(e).__name__}: {e}') from e
 
 # %% ../../nbs/data/dataset.ipynb #dde0cce0
 @patch
@@ -255,7 +262,8 @@ def subset(self:TSMetaDataset,
     idxs, # Rows of this set, in any form
 ):
     "Return a part: some rows of this set, in the order given"
-    if isinstance(idxs, (int, np.integer)): raise TypeError(f'subset({idxs}) of a metadataset that is not split: give the rows, or split it first.')
+    if isinstance(idxs, (int, np.integer)):
+        raise TypeError(f'subset({idxs}) of a metadataset that is not split: give the rows, or split it first.')
     whole = View(slice(None), len(self.index)) if self.selection is None else self.selection
     return self.part(whole.select(idxs), self.split_idx)
 
@@ -348,7 +356,8 @@ def from_recordings(cls:TSMetaDataset,
     recs = [recordings] if isinstance(recordings, pd.DataFrame) else recordings
     if any(isinstance(r, pd.DataFrame) for r in (recs.values() if isinstance(recs, dict) else recs)):
         recs, frames = _framed(recs, names, options, times, horizon, time_first, kwargs)
-    elif options != TableOptions(): raise ValueError(f'{options!r} is about tables; none of the recordings is a DataFrame.')
+    elif options != TableOptions():
+        raise ValueError(f'{options!r} is about tables; none of the recordings is a DataFrame.')
     recs, bind = _recordings(recs, names, recordings)
     names, ys = bind.names, _each_target(y, bind, horizon)
     if frames is not None: ys, times = _of_frames(frames, ys, times, bind)
@@ -384,16 +393,20 @@ def _each_target(y, bind, horizon):
 def _framed(recs, names, options, times, horizon, time_first, kwargs):
     "Return recordings by name, those in DataFrames as arrays, and the `FrameRecordings`; set what frames say of their variables and statics"
     named = dict(zip(dataset_names(None, recs, len(recs)), recs.values() if isinstance(recs, dict) else recs))
-    named = {n: r if isinstance(r, pd.DataFrame) else _as_frame(r, d, n, named, kwargs.get('var_names'), time_first) for d, (n, r) in enumerate(named.items())}
+    named = {n: r if isinstance(r, pd.DataFrame) else _as_frame(r, d, n, named, kwargs.get('var_names'),
+                                                                time_first) for d, (n, r) in enumerate(named.items())}
     if times is not None and times.column is not None: options = options.with_time(times.column)
     frames, roles, notes = frame_recordings(list(named.values()), list(named), options, bool(horizon))
     for note in notes: warnings.warn(note, stacklevel=3)
     _check_stated(kwargs.get('var_names'), named)
     if options.rename is not None: kwargs['rename'] = options.rename
-    if kwargs.get('var_names') is None or any(not isinstance(r, pd.DataFrame) for r in (recs.values() if isinstance(recs, dict) else recs)):
+    if kwargs.get('var_names') is None or any(not isinstance(r, pd.DataFrame)
+                                              for r in (recs.values() if isinstance(recs, dict) else recs)):
         kwargs['var_names'] = frames.var_names
     static, info = frames.static(), kwargs.get('info')
-    if static is not None: kwargs['info'] = static if info is None else pd.concat([as_info(info, frames.names if names is None else names), static], axis=1)
+    if static is not None:
+        kwargs['info'] = static if info is None else pd.concat([as_info(info,
+            frames.names if names is None else names), static], axis=1)
     arrays = [frames[d][0].T if time_first else frames[d][0] for d in range(len(frames))]
     numbered = not isinstance(recs, dict) and frames.names == [str(d) for d in range(len(frames))]
     return arrays if numbered or names is not None else dict(zip(frames.names, arrays)), frames
@@ -442,7 +455,8 @@ def _rates(info, bind, clocks):
     rates = rates_of(None if info is None else bind.table(info))
     if rates is None and all(c is not None and c.rate for c in clocks): rates = [c.rate for c in clocks]
     if rates is not None and not np.isnan(rates).any(): return rates
-    raise ValueError('resample= needs to know at which rate each recording is sampled: info=dict(rate=[…]) or Times(rate=…), in steps per second.')
+    raise ValueError('resample= needs to know at which rate each recording is sampled: info=dict(rate=[…]) or '
+                     'Times(rate=…), in steps per second.')
 
 def _recording(rec, y, time_first, clock, max_gap, rate, resample, cut):
     "Return the windows of one recording, at another rate if wanted"

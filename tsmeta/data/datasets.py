@@ -36,8 +36,11 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
         leak:str='raise', # What to do with parts that share rows or time steps: 'raise', 'purge', 'warn', 'allow'
         per:str=None, # Of specs: `None`, or 'dataset' to slice inside each dataset
     ):
-        if isinstance(metadataset, TSMetaDatasets): raise TypeError('This is split already: split one of its parts, or its .metadataset.')
-        if not isinstance(metadataset, TSMetaDataset): raise TypeError(f'TSMetaDatasets splits a TSMetaDataset, got {type(metadataset).__name__}: make one of it first, TSMetaDataset(…).')
+        if isinstance(metadataset, TSMetaDatasets):
+            raise TypeError('This is split already: split one of its parts, or its .metadataset.')
+        if not isinstance(metadataset, TSMetaDataset):
+            raise TypeError(f'TSMetaDatasets splits a TSMetaDataset, got {type(metadataset).__name__}: make one of it '
+                            f'first, TSMetaDataset(…).')
         self.metadataset, self.schema = metadataset, metadataset.schema
         found = named_views(splits, metadataset, per=per)
         self.purged, self.short = found.purged, found.short
@@ -45,13 +48,15 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
         if not views: raise ValueError('A split needs at least one part, got none.')
         self.splits, self._parts = Splits(metadataset, _in_order(views)), {}
 
-    def as_source(self): raise TypeError('A split metadataset has parts: give one of them, or its .metadataset, as a dataset.')
+    def as_source(self):
+        raise TypeError('A split metadataset has parts: give one of them, or its .metadataset, as a dataset.')
 
     def subset(self, i):
         "A part by number or name; anything else is a spec such as 'train[:75%]+test'"
         names = list(self.splits)
         if isinstance(i, (int, np.integer)):
-            if not -len(names) <= i < len(names): raise IndexError(f'Asked for part {i}, but there are {len(names)}: {", ".join(names)}.')
+            if not -len(names) <= i < len(names):
+                raise IndexError(f'Asked for part {i}, but there are {len(names)}: {", ".join(names)}.')
             i = names[i]
         if not isinstance(i, str) or i not in names: return map_spec(i, self.splits, self._select)
         if i not in self._parts: self._parts[i] = self.metadataset.part(self.splits.views[i], self._role(i))
@@ -68,7 +73,8 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
     def __len__(self): return len(self.splits)
     def __iter__(self): return (self.subset(i) for i in range(len(self)))
     def _nth(self, n, name):
-        if name not in self.splits and n >= len(self): raise IndexError(f'There is no part {name!r}; the parts are {", ".join(self.splits)}.')
+        if name not in self.splits and n >= len(self):
+            raise IndexError(f'There is no part {name!r}; the parts are {", ".join(self.splits)}.')
         return self.subset(name if name in self.splits else n)
     @property
     def train(self):
@@ -97,7 +103,8 @@ class TSMetaDatasets(FilteredBase, SchemaFacts):
     def __repr__(self):
         gone = [f'{int(self.dropped["rows"].sum()):,} overlapping rows dropped, see .dropped'] if len(self.dropped) else []
         lines = describe_lines(self.metadataset, self.splits.views) + left_out(self) + gone
-        return '\n'.join([f'{type(self).__name__}: {len(self)} parts of {len(self.metadataset):,} rows', *(f'  {o}' for o in lines)])
+        return '\n'.join([f'{type(self).__name__}: {len(self)} parts of {len(self.metadataset):,} rows',
+                          *(f'  {o}' for o in lines)])
 
 # %% ../../nbs/data/datasets.ipynb #58690f87
 @patch(as_prop=True)

@@ -141,9 +141,13 @@ def _check_shapes(schema, other):
     wrong = []
     if a.vars != b.vars: wrong.append(f'{b.vars} variables, expected {a.vars}')
     if a.len != b.len: wrong.append(f'{b.len} steps, expected {a.len}')
-    if a.var_names and b.var_names and a.var_names != b.var_names: wrong.append(f'variables named {b.var_names}, expected {a.var_names}')
-    if b.kind is not None and (a.kind, a.y_shape) != (b.kind, b.y_shape): wrong.append(f'targets are {b.kind} {b.y_shape}, expected {a.kind} {a.y_shape}')
-    if wrong: raise ValueError(f'New data does not fit. Dataset {some(other.names, range(len(other.names)))}: {"; ".join(wrong)}.')
+    if a.var_names and b.var_names and a.var_names != b.var_names:
+        wrong.append(f'variables named {b.var_names}, expected {a.var_names}')
+    if b.kind is not None and (a.kind, a.y_shape) != (b.kind, b.y_shape):
+        wrong.append(f'targets are {b.kind} {b.y_shape}, expected {a.kind} {a.y_shape}')
+    if wrong:
+        raise ValueError(f'New data does not fit. Dataset {some(other.names, range(len(other.names)))}: '
+                         f'{"; ".join(wrong)}.')
     check_dtypes(a.dtypes, other.gather.sources, other.names)
 
 def check_fits(
@@ -176,7 +180,8 @@ def add_dataset(self:TSMetaDataset,
         if isinstance(X, (list, L)) and len({np.shape(o) for o in X}) > 1: X = list(X)
         elif isinstance(X, (list, L)): X = np.stack([np.asarray(o) for o in X])
         given = Given(*to_sources([X if y is None else (X, y)], Names(['new'], NUMBERS)), None, var_names)
-        new = type(self).of_given(given, s.policies, s.x_tfm, s.labels, vocab=s.vocab, kind=None if y is None else s.kind)
+        new = type(self).of_given(given, s.policies, s.x_tfm, s.labels, vocab=s.vocab,
+                                  kind=None if y is None else s.kind)
         _check_shapes(s, new)
     new = new.part(range(len(new.index)) if new.selection is None else new.selection, 1)
     new.schema = s
@@ -185,7 +190,8 @@ def add_dataset(self:TSMetaDataset,
 def _refit(meta, s):
     "Return the same datasets, all their rows, under the policies, the vocabulary and the row transforms of a schema"
     own = meta.schema
-    same_policies = repr(own.policies) == repr(s.policies) and (own.vars, own.len, own.var_names) == (s.vars, s.len, s.var_names)
+    same_policies = repr(own.policies) == repr(s.policies) and (own.vars, own.len, own.var_names) == (s.vars, s.len,
+        s.var_names)
     alike = same_policies or not (s.policies or s.policies.named)
     same_vocab = own.kind is None or own.vocab == s.vocab
     if alike and (own.x_tfm or not s.x_tfm):
@@ -198,7 +204,8 @@ def _refit(meta, s):
         if s.policies.per_variable and meta.selection is not None:
             raise ValueError('per_variable=True numbers rows anew, so it takes whole metadatasets, not parts of them.')
     vocab, x_tfm = s.vocab if own.vocab else None, None if own.x_tfm else s.x_tfm
-    return TSMetaDataset.of_given(given, Policies() if alike else s.policies, x_tfm, s.labels, vocab=vocab, kind=own.kind)
+    return TSMetaDataset.of_given(given, Policies() if alike else s.policies, x_tfm, s.labels, vocab=vocab,
+                                  kind=own.kind)
 
 def _recoded(meta, vocab):
     """Return the same rows with targets as numbers into another vocabulary; a `ValueError` names a row with a label

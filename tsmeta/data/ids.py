@@ -109,10 +109,12 @@ def _rolled(new, x, shifts, dims=None):
 def _joined(new, tensors, dim=0, **kwargs):
     if dim % new.ndim: return _joint_ids(tensors)
     found = [_ids_of(t) for t in tensors]
-    if any(ids is None or len(ids) != len(t) or ids.meta is not found[0].meta for ids, t in zip(found, tensors)): return None
+    if any(ids is None or len(ids) != len(t) or ids.meta is not found[0].meta for ids, t in zip(found, tensors)):
+        return None
     return RowIds(np.concatenate(found), found[0].meta)
 
-_FOLLOW = {'getitem': _indexed, 'flip': _flipped, 'roll': _rolled, **dict.fromkeys(['cat', 'concat', 'concatenate'], _joined),
+_FOLLOW = {'getitem': _indexed, 'flip': _flipped, 'roll': _rolled,
+           **dict.fromkeys(['cat', 'concat', 'concatenate'], _joined),
            **dict.fromkeys(_ROW_BY_ROW, _value_by_value)}
 
 class TensorSeries(TensorBase):
@@ -190,7 +192,8 @@ def batch_ids(
         raise ValueError(f'A batch of {len(x)} rows carries no ids (x.ids is missing), so the datasets of its rows are not known. Pass ids=, their global '
                          'ids, or take batches from mds.dataloaders(): these carry them.')
     if len(found) != len(x):
-        raise ValueError(f'A batch of {len(x)} rows carries {len(found)} ids, those of another batch. Pass ids=, the global ids of its rows.')
+        raise ValueError(f'A batch of {len(x)} rows carries {len(found)} ids, those of another batch. Pass ids=, the '
+                         f'global ids of its rows.')
     known = [o.meta for o in (found, own) if isinstance(o, RowIds) and o.meta is not None]
     if known: meta = known[0]
     elif isinstance(found, RowIds) and meta is not None and found.token != meta.last.token: meta = None

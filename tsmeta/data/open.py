@@ -34,20 +34,24 @@ from .schema import Schema
 def _empty_array(cls, shape, dtype): return np.empty(0, 'b')
 
 def _latin1(text, encoding):
-    if encoding != 'latin1': raise ValueError(f'This file asks for the encoding {encoding!r}, which arrays do not need.')
+    if encoding != 'latin1':
+        raise ValueError(f'This file asks for the encoding {encoding!r}, which arrays do not need.')
     return text.encode('latin1')
 
 _NAMES = {('numpy', 'ndarray'): np.ndarray, ('numpy', 'dtype'): np.dtype, ('_codecs', 'encode'): _latin1,
-          ('numpy.core.multiarray', '_reconstruct'): _empty_array, ('numpy._core.multiarray', '_reconstruct'): _empty_array}
+          ('numpy.core.multiarray', '_reconstruct'): _empty_array, ('numpy._core.multiarray',
+                                                                    '_reconstruct'): _empty_array}
 
 class ArrayUnpickler(pickle.Unpickler):
     "Unpickle numbers, strings, lists, dicts and numpy arrays of them; refuse everything else"
     def find_class(self, module, name):
         "The function or class that a name in the file stands for, if it is one that arrays need"
         if (module, name) not in _NAMES:
-            raise ValueError(f'This file wants to call {module}.{name}, which no array needs. Refused; nothing was run.')
+            raise ValueError(f'This file wants to call {module}.{name}, which no array needs. Refused; nothing was '
+                             f'run.')
         return _NAMES[module, name]
-    def persistent_load(self, pid): raise ValueError('This file refers to objects outside of it. Refused; nothing was run.')
+    def persistent_load(self, pid):
+        raise ValueError('This file refers to objects outside of it. Refused; nothing was run.')
 
 def read_array_pickle(
     path, # A `.npy` file that holds one pickled object
@@ -56,7 +60,8 @@ def read_array_pickle(
     with open(path, 'rb') as f:
         try:
             major = np.lib.format.read_magic(f)
-            shape, _, dtype = (np.lib.format.read_array_header_1_0 if major == (1, 0) else np.lib.format.read_array_header_2_0)(f)
+            shape, _, dtype = (np.lib.format.read_array_header_1_0 if major == (1, 0)
+                               else np.lib.format.read_array_header_2_0)(f)
         except ValueError as e: raise ValueError(f'{path} is not a readable .npy file: {e}') from None
         if not dtype.hasobject: raise ValueError(f'{path} holds plain numbers, no pickled object: use numpy.load.')
         try: return ArrayUnpickler(f).load().reshape(shape)[()]
@@ -69,12 +74,16 @@ def package_file(
 )->Path:
     "Find a file that an installed package brings along, without importing the package"
     spec = importlib.util.find_spec(package)
-    if spec is None: raise ModuleNotFoundError(f"The recordings come with the package {package}, which is not installed: pip install 'tsmeta[data]' or pip install {package}.")
+    if spec is None:
+        raise ModuleNotFoundError(f"The recordings come with the package {package}, which is not installed: pip "
+                                  f"install 'tsmeta[data]' or pip install {package}.")
     found = Path(spec.submodule_search_locations[0])/path
-    if not found.is_file(): raise FileNotFoundError(f'The installed {package} has no file {path}. Install another version of it.')
+    if not found.is_file():
+        raise FileNotFoundError(f'The installed {package} has no file {path}. Install another version of it.')
     return found
 
-EXERCISES = dict(PEN='pendulum', ABD='abduction', FEL='forward elevation', IR='internal rotation', ER='external rotation',
+EXERCISES = dict(PEN='pendulum', ABD='abduction', FEL='forward elevation', IR='internal rotation',
+                 ER='external rotation',
                  TRAP='trapezius extension', ROW='upright row')
 
 def watch_table(
@@ -82,7 +91,8 @@ def watch_table(
 )->pd.DataFrame: # One line per recording, in the order of the file
     "Say who did what in each recording, and name it after that"
     short = pd.Series(np.asarray(data['y_labels'])[data['y']])
-    out = pd.DataFrame({'person': [f'P{int(p):02d}' for p in data['subject']], 'side': np.where(np.asarray(data['side']) == 1, 'right', 'left'),
+    out = pd.DataFrame({'person': [f'P{int(p):02d}' for p in data['subject']],
+                        'side': np.where(np.asarray(data['side']) == 1, 'right', 'left'),
                         'exercise': [EXERCISES.get(e, e) for e in short], 'steps': [len(x) for x in data['X']]})
     out.insert(0, 'name', out.person + '-' + out.side + '-' + short)
     return out
@@ -95,7 +105,8 @@ def _complete(folder):
     "The table of a folder that has all its recordings, else `None`"
     if not (folder/'recordings.csv').is_file(): return None
     table = pd.read_csv(folder/'recordings.csv')
-    if list(table) != _COLUMNS: raise ValueError(f'{folder}/recordings.csv is not the table of these recordings. Choose another folder.')
+    if list(table) != _COLUMNS:
+        raise ValueError(f'{folder}/recordings.csv is not the table of these recordings. Choose another folder.')
     sizes = [f.stat().st_size if (f := folder/f'{n}.npy').is_file() else 0 for n in table.name]
     return table if (np.array(sizes) == table.steps*len(WATCH_VARS)*4 + 128).all() else None
 
@@ -104,14 +115,16 @@ def write_watch(
     source=None, # seglearn's file; found in the installed package if `None`
 )->pd.DataFrame: # `path`, `name`, `person`, `side`, `exercise`, `steps`: one line per recording, sorted by name
     "Write the smartwatch recordings as one `.npy` file each, `(6, steps)` float32, and the table `recordings.csv`"
-    folder = Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'tsmeta'/'watch' if folder is None else Path(folder)
+    folder = Path(os.environ.get('XDG_CACHE_HOME')
+                  or Path.home()/'.cache')/'tsmeta'/'watch' if folder is None else Path(folder)
     table = _complete(folder)
     if table is None:
         data = read_array_pickle(package_file('seglearn', 'data/watch_dataset.npy') if source is None else source)
         table = watch_table(data)
         folder.mkdir(parents=True, exist_ok=True)
         for name, x in zip(table.name, data['X']):
-            with atomic(folder/f'{name}.npy') as temp, open(temp, 'wb') as f: np.save(f, np.ascontiguousarray(np.asarray(x).T, np.float32))
+            with atomic(folder/f'{name}.npy') as temp, open(temp, 'wb') as f:
+                np.save(f, np.ascontiguousarray(np.asarray(x).T, np.float32))
         table = table.sort_values('name', ignore_index=True)
         with atomic(folder/'recordings.csv') as temp: table.to_csv(temp, index=False)
     return table.assign(path=[str(folder/f'{n}.npy') for n in table.name])
@@ -133,7 +146,8 @@ def of_store(cls:TSMetaDataset,
     "Return the metadataset of a store; nothing is read, and no object is made per dataset"
     try: schema = Schema.from_dict(store.schema, dtypes=stored_dtypes(store.sources))
     except ValueError as e: raise ValueError(f'{store.root}: {e}') from None
-    return cls.of_parts(datasets=store.sources, names=store.names, info=store.info, targets=store.targets, schema=schema, store=store)
+    return cls.of_parts(datasets=store.sources, names=store.names, info=store.info, targets=store.targets,
+                        schema=schema, store=store)
 
 _TABLE_KEYWORDS = [f.name for f in fields(TableOptions)]
 
@@ -192,7 +206,8 @@ def open(cls:TSMetaDataset,
 def _by_recipe(recipe, how):
     "Return how recordings are cut: as stated, else as a recipe says"
     times = how['times']
-    if times is None and (recipe.times or recipe.max_gap is not None): times = Times(recipe.times, max_gap=recipe.max_gap)
+    if times is None and (recipe.times or recipe.max_gap is not None):
+        times = Times(recipe.times, max_gap=recipe.max_gap)
     window, horizon = how['window'] or recipe.window, how['horizon'] or recipe.horizon
     return dict(window=window, stride=how['stride'] or recipe.stride, horizon=horizon, times=times)
 
@@ -201,7 +216,8 @@ def _reading(how):
     times, cut = how['times'], {k: how[k] for k in ('window', 'stride', 'horizon')}
     if times is None: return Recipe(**cut)
     gap = times.max_gap
-    return Recipe(times=times.column, max_gap=gap if gap is None or isinstance(gap, (int, float, str)) else str(gap), **cut)
+    return Recipe(times=times.column, max_gap=gap if gap is None or isinstance(gap, (int, float, str)) else str(gap),
+                  **cut)
 
 def _table_options(recipe, given):
     "Return how tables are read, and the roles of their columns where a recipe says them and nothing else is stated"
@@ -218,7 +234,8 @@ def _wanted(recipe, kwargs):
 def _opened(cls, path, given, how, kwargs):
     "Return the metadataset that a registered prefix or a store stands for, else `None`"
     for prefix, make in _OPENERS.items():
-        if path.startswith(prefix): return make(path[len(prefix):], **given, **{k: v for k, v in how.items() if v}, **kwargs)
+        if path.startswith(prefix):
+            return make(path[len(prefix):], **given, **{k: v for k, v in how.items() if v}, **kwargs)
     if '://' not in path and not os.path.isfile(os.path.join(path, MANIFEST)): return None
     refused = [*kwargs, *given, *(k for k in ('window', 'times') if how[k] is not None)]
     if refused: raise TypeError(f'A store knows what its rows are; it does not take {", ".join(refused)}.')
@@ -234,7 +251,9 @@ def _of_members(cls, found, kwargs, reading, recipe=None):
         names = list(kwargs['names'])
         static, info = found.info.set_axis(names), as_info(kwargs.get('info'), names)
         twice = [] if info is None else [c for c in static if c in info]
-        if twice: raise ValueError(f'The column {twice[0]!r} is in info and in the tables. Leave it out of info, or state columns=dict(ignore={twice[0]!r}).')
+        if twice:
+            raise ValueError(f'The column {twice[0]!r} is in info and in the tables. Leave it out of info, or state '
+                             f'columns=dict(ignore={twice[0]!r}).')
         kwargs['info'] = static if info is None else pd.concat([info.set_axis(names), static], axis=1)
     sources = list(found.sources.values())
     meta = cls(sources, **kwargs) if recipe is None else _cooked(cls, sources, recipe, kwargs)
@@ -277,7 +296,8 @@ def watch_windows(
     "See each recording as a dataset of windows, labelled with its exercise"
     how = dict(names=list(table.name), info=table[['person', 'side', 'exercise']], var_names=WATCH_VARS, **kwargs)
     y = None if horizon else list(table.exercise)
-    return TSMetaDataset.from_recordings(list(table.path), window, max(1, window//2) if stride is None else stride, horizon, y, **how)
+    return TSMetaDataset.from_recordings(list(table.path), window, max(1, window//2) if stride is None else stride,
+                                         horizon, y, **how)
 
 def _open_demo(name, **how):
     "What `demo:NAME` stands for"

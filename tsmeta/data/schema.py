@@ -76,12 +76,14 @@ class Schema:
     def recipe(self)->Recipe:
         "How raw data becomes rows like these: how files were read, and what was decided about variables and labels"
         labels = None if self.vocab is None else tuple(self.vocab)
-        return replace(self.reading or Recipe(horizon=self.horizon), var_names=self.var_names, kind=self.kind, vocab=labels,
+        return replace(self.reading or Recipe(horizon=self.horizon), var_names=self.var_names, kind=self.kind,
+                       vocab=labels,
                        labels=self.labels, policies=self.policies)
 
 # %% ../../nbs/data/schema.ipynb #bbe7a2ad
 _MAYBE_LIST, _MAYBE_DICT = (list, type(None)), (dict, type(None))
-_TYPES = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=_MAYBE_LIST, horizon=int, labels=str, var_names=_MAYBE_LIST,
+_TYPES = dict(vars=int, len=int, kind=(str, type(None)), y_shape=list, vocab=_MAYBE_LIST, horizon=int, labels=str,
+              var_names=_MAYBE_LIST,
               policies=_MAYBE_DICT, dtypes=list, reading=_MAYBE_DICT)
 _NUMBERS = r'bool|u?int(8|16|32|64)|float\d+'
 
@@ -91,7 +93,8 @@ def _checked(d):
     if not isinstance(d, dict) or set(d) != set(_TYPES): raise ValueError(f'The schema is damaged: {str(d)[:80]}')
     for k, t in _TYPES.items():
         if not isinstance(d[k], t): raise ValueError(f'The schema is damaged: {k} is {d[k]!r}.')
-    if d['kind'] not in (None, 'class', 'multi', 'float') or d['vars'] < 1 or d['len'] < 1: raise ValueError(f'The schema is damaged: {str(d)[:80]}')
+    if d['kind'] not in (None, 'class', 'multi', 'float') or d['vars'] < 1 or d['len'] < 1:
+        raise ValueError(f'The schema is damaged: {str(d)[:80]}')
     if (d['kind'] in ('class', 'multi')) != (d['vocab'] is not None):
         raise ValueError('The schema is damaged: labels need a vocabulary, and only they have one.')
     odd = [t for t in d['dtypes'] if not isinstance(t, str) or not re.fullmatch(_NUMBERS, t)]

@@ -146,7 +146,8 @@ def _add_stretches(x, starts, stops, recording, sums, most=1 << 20):
     for a, b in _chunks(starts, stops, most):
         part = x[:, :, a:b] if recording else x[a:b]
         n = b - a
-        _add(part.astype(np.result_type(x.dtype.newbyteorder('='), np.float32)), np.zeros(1, np.int64), np.full(1, n), recording, sums)
+        _add(part.astype(np.result_type(x.dtype.newbyteorder('='), np.float32)), np.zeros(1, np.int64), np.full(1, n),
+             recording, sums)
 
 class Moments:
     "What is known of each variable of each dataset or group: arrays `(lines, vars)`, float64"
@@ -180,7 +181,8 @@ class Moments:
         away = np.zeros_like(line)
         away[keep] = line[keep] - np.nan_to_num(mean)[codes]
         m2 = by_group(self.m2 + self.n*away**2)
-        return Moments(n, mean, m2, by_group(self.low, np.inf, np.minimum), by_group(self.high, -np.inf, np.maximum), by_group(self.missing))
+        return Moments(n, mean, m2, by_group(self.low, np.inf, np.minimum), by_group(self.high, -np.inf, np.maximum),
+                       by_group(self.missing))
 
 def moments(
     meta, # A metadataset or a part of one
@@ -307,7 +309,8 @@ def group_names(
     if groups == ALL: return [ALL]*len(meta.names)
     if meta.info is None or groups not in meta.info:
         known = 'it has no info' if meta.info is None else f'its info has {", ".join(map(str, meta.info.columns))}'
-        raise ValueError(f'groups={groups!r} must be a column of the info of the metadataset; {known}. Or leave it out, to scale by dataset.')
+        raise ValueError(f'groups={groups!r} must be a column of the info of the metadataset; {known}. Or leave it '
+                         f'out, to scale by dataset.')
     return [str(o) for o in meta.info[groups]]
 
 COARSE = 2**-17 # Rows are float32, with 24 bits: below this spread they have less than seven bits for what varies
@@ -473,7 +476,8 @@ def _once(cache, meta, make, most=8):
 def _lines_of(self:StandardizeByDataset, meta):
     "Return the line of statistics for each dataset of a metadataset; -1 for those without rows"
     if self.names is None:
-        raise ValueError(f'{type(self).__name__} has no statistics yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
+        raise ValueError(f'{type(self).__name__} has no statistics yet: give it to a training loader as batch_tfms, '
+                         f'or call fit(mds.train).')
     def make():
         names = self._names_here(meta)
         lines = np.array([self.names.get((self.groups, n), -1) for n in names], np.int64)
@@ -547,7 +551,9 @@ def _decode(self:StandardizeByDataset, b, ids=None):
     x = _plain(b[0])
     if self.groups != 'row': at, width, real = self._statistics(x, ids)
     elif self in ids.notes: at, width, real = (None if o is None else o.to(x.device) for o in ids.notes[self])
-    else: raise ValueError("Rows that were scaled by themselves (groups='row') can be put back only as the whole batch that was delivered.")
+    else:
+        raise ValueError("Rows that were scaled by themselves (groups='row') can be put back only as the whole batch "
+                         "that was delivered.")
     out = [_like(_where(real, x*width + at, x), b[0]), *b[1:]]
     for i in range(1, len(b)):
         if not self._scales_y(x, b[i], ids.meta): continue
@@ -602,11 +608,14 @@ class DatasetInput(ItemTransform):
 
     def _values(self, meta):
         "Return the covariates of each dataset, or an error about the column that is no number"
-        if meta.info is None: raise ValueError(f'covariates={self.covariates} are columns of info, which this metadataset lacks.')
+        if meta.info is None:
+            raise ValueError(f'covariates={self.covariates} are columns of info, which this metadataset lacks.')
         for c in self.covariates:
-            if c not in meta.info: raise ValueError(f'info has no column {c!r}; it has {", ".join(map(str, meta.info.columns))}.')
+            if c not in meta.info:
+                raise ValueError(f'info has no column {c!r}; it has {", ".join(map(str, meta.info.columns))}.')
             dtype = meta.info[c].dtype
-            if dtype.kind not in 'fiub': raise ValueError(f'The column {c!r} of info is {dtype}, not numbers. groups={c!r} numbers its values.')
+            if dtype.kind not in 'fiub':
+                raise ValueError(f'The column {c!r} of info is {dtype}, not numbers. groups={c!r} numbers its values.')
         return meta.info[self.covariates].to_numpy(np.float64)
 
     @property
@@ -622,14 +631,17 @@ class DatasetInput(ItemTransform):
     def _look_up(self, meta):
         if self.covariates is not None:
             return torch.from_numpy(np.nan_to_num((self._values(meta) - self.mean)/self.std).astype(np.float32))
-        if self.groups is not None and (meta.info is None or self.groups not in meta.info): return torch.zeros(len(meta.names), dtype=torch.long)
-        seen = self.groups is not None or same_datasets(meta.names, self.names, self.trained, self.known, 'DatasetInput')
+        if self.groups is not None and (meta.info is None or self.groups not in meta.info):
+            return torch.zeros(len(meta.names), dtype=torch.long)
+        seen = self.groups is not None or same_datasets(meta.names, self.names, self.trained, self.known,
+                                                        'DatasetInput')
         if not seen: return torch.zeros(len(meta.names), dtype=torch.long)
         return torch.tensor([self.names.get(n, 0) for n in group_names(meta, self.groups)])
 
     def encodes(self, b, ids=None):
         if not self.fitted:
-            raise ValueError('DatasetInput knows no datasets yet: give it to a training loader as batch_tfms, or call fit(mds.train).')
+            raise ValueError('DatasetInput knows no datasets yet: give it to a training loader as batch_tfms, or call '
+                             'fit(mds.train).')
         x, ids = first_tensor(b), batch_ids(b, ids)
         facts = self._facts(ids.meta)[torch.from_numpy(ids.locate()[0])]
         if ids.meta.split_idx == 0 and self.unknown: facts[torch.rand(len(facts)) < self.unknown] = 0
@@ -654,19 +666,24 @@ class WithDataset(nn.Module):
         super().__init__()
         if not inputs: raise ValueError('WithDataset needs the DatasetInput of the batch transforms.')
         if new := [i for i in inputs if i.names is None and i.mean is None]: raise ValueError(f'{new[0]} knows no datasets yet: make the loaders first, or call fit(mds.train).')
-        self.facts = nn.ModuleList([nn.Linear(i.n, width) if i.covariates is not None else nn.Embedding(i.n, width) for i in inputs])
+        self.facts = nn.ModuleList([nn.Linear(i.n, width) if i.covariates is not None
+                                    else nn.Embedding(i.n, width) for i in inputs])
         self.model = make(c_in + width*len(inputs))
         if by := getattr(self.model, 'made_by', None):
-            kwargs = dict(arch=by['name'], inputs=[[i.n, i.covariates is not None] for i in inputs], width=width, kwargs=by['kwargs'])
-            self.made_by = dict(name='WithDataset', c_in=c_in, **{k: by[k] for k in ('c_out', 'seq_len', 'd')}, kwargs=kwargs)
+            kwargs = dict(arch=by['name'], inputs=[[i.n, i.covariates is not None] for i in inputs], width=width,
+                          kwargs=by['kwargs'])
+            self.made_by = dict(name='WithDataset', c_in=c_in, **{k: by[k] for k in ('c_out', 'seq_len', 'd')},
+                                kwargs=kwargs)
 
     def example(self, x):
         "Rows `(n, vars, len)` with facts of an unknown dataset, as this model takes them"
-        none = lambda f: x.new_zeros((len(x), f.in_features)) if isinstance(f, nn.Linear) else torch.zeros(len(x), dtype=torch.long, device=x.device)
+        none = lambda f: x.new_zeros((len(x), f.in_features)) if isinstance(f, nn.Linear) else torch.zeros(len(x),
+            dtype=torch.long, device=x.device)
         return (x, *map(none, self.facts))
 
     def forward(self, x):
         if not isinstance(x, (tuple, list)) or len(x) != len(self.facts) + 1:
-            raise ValueError(f'This model takes rows and {len(self.facts)} facts about their datasets; are the DatasetInputs among the batch_tfms?')
+            raise ValueError(f'This model takes rows and {len(self.facts)} facts about their datasets; are the '
+                             f'DatasetInputs among the batch_tfms?')
         rows, facts = x[0], [f(o) for f, o in zip(self.facts, x[1:])]
         return self.model(torch.cat([rows, *(f[..., None].expand(-1, -1, rows.shape[-1]) for f in facts)], 1))

@@ -54,7 +54,8 @@ class ViewGather:
         ids = as_ids(ids)
         self.index.locate(ids)
         n = len(ids)
-        at = np.concatenate([a[ids].reshape(n, per) for a, per in zip(self.flat.values(), rows_per_example(self.flat))], 1)
+        at = np.concatenate([a[ids].reshape(n, per) for a,
+                             per in zip(self.flat.values(), rows_per_example(self.flat))], 1)
         x = self.base(np.ascontiguousarray(at.ravel()), key)[0].reshape(n, at.shape[1], *self.shape)
         return x, None if self.targets is None else self.targets[0][ids].astype(self.y_dtype)
 
@@ -146,7 +147,8 @@ def typer(self:TSMetaView):
     def nest(x, y):
         x, *y = typed(x, y)
         parts = []
-        for part, a in zip(x.split(sizes, 1), self.flat.values()): parts.append(part.reshape(len(x), *a.shape[1:], *x.shape[2:]))
+        for part, a in zip(x.split(sizes, 1), self.flat.values()):
+            parts.append(part.reshape(len(x), *a.shape[1:], *x.shape[2:]))
         nested = _nest(self.views, iter(parts))
         return (*nested, *y) if self.n_inp > 1 else (nested, *y)
     return nest

@@ -42,7 +42,8 @@ def n_rows(item)->int: # a batch, a list, or one example
     n = len(item[first])
     for k, v in item.items():
         if not is_column(v):
-            raise ValueError(f"column {k!r} has no rows (it is {v!r}), but {first!r} has {n}: give every column of a batch one value per row")
+            raise ValueError(f"column {k!r} has no rows (it is {v!r}), but {first!r} has {n}: give every column of a "
+                             f"batch one value per row")
         if len(v) != n:
             raise ValueError(f"column {k!r} has {len(v)} rows, but {first!r} has {n}: the columns of a batch share their first axis "
                              "(single examples without a batch axis need `Stream.of(..., batched=False)`)")
@@ -74,19 +75,22 @@ def named(item, columns=('x', 'y')): # a dict, a tuple or list of columns, or a 
     if isinstance(item, Mapping): return dict(item)
     parts = item if isinstance(item, (tuple, list)) else (item,)
     if len(parts) > len(columns):
-        raise ValueError(f'found {len(parts)} parts in a tuple, but the names {list(columns)}: say `Stream.of(..., columns=...)` with {len(parts)} names')
+        raise ValueError(f'found {len(parts)} parts in a tuple, but the names {list(columns)}: say `Stream.of(..., '
+                         f'columns=...)` with {len(parts)} names')
     return dict(zip(columns, parts))
 
 # %% ../../nbs/load/feed.ipynb #3403d700
 def _join(key, parts):
     v = parts[0]
-    if isinstance(v, (list, tuple)) and all(isinstance(p, (list, tuple)) for p in parts): return [o for p in parts for o in p]
+    if isinstance(v, (list, tuple)) and all(isinstance(p, (list, tuple)) for p in parts):
+        return [o for p in parts for o in p]
     if not all(hasattr(p, 'shape') for p in parts):
         raise TypeError(f'column {key!r} is {type(v).__name__} in item 0 and {next(type(p).__name__ for p in parts if type(p) is not type(v))} in another: '
                         'keep one type per column')
     for i, p in enumerate(parts):
         if p.shape[1:] != v.shape[1:]:
-            raise ValueError(f'column {key!r}: item 0 has rows of shape {tuple(v.shape[1:])}, item {i} of {tuple(p.shape[1:])}: pad or crop them to one shape')
+            raise ValueError(f'column {key!r}: item 0 has rows of shape {tuple(v.shape[1:])}, item {i} of '
+                             f'{tuple(p.shape[1:])}: pad or crop them to one shape')
     if not hasattr(v, 'new_empty'): return np.concatenate(parts)
     out, at = v.new_empty((sum(len(p) for p in parts), *v.shape[1:])), 0
     for p in parts: out[at:(at := at + len(p))] = p
@@ -94,15 +98,18 @@ def _join(key, parts):
 
 def join_rows(items): # a list of batches, of examples, or of other things
     "Join items into one batch (dicts) or one list (anything else); missing or extra columns are a ValueError naming them"
-    if not any(isinstance(o, Mapping) for o in items): return [o for i in items for o in (i if isinstance(i, list) else [i])]
+    if not any(isinstance(o, Mapping) for o in items):
+        return [o for i in items for o in (i if isinstance(i, list) else [i])]
     if not all(isinstance(o, Mapping) for o in items):
-        raise TypeError(f'cannot join dicts of columns with {next(type(o).__name__ for o in items if not isinstance(o, Mapping))}: give one kind of item')
+        raise TypeError(f'cannot join dicts of columns with '
+                        f'{next(type(o).__name__ for o in items if not isinstance(o, Mapping))}: give one kind of item')
     items = [one_row(o) if is_example(o) else o for o in items]
     first = items[0].keys()
     for i, o in enumerate(items):
         if o.keys() != first:
             lacks, more = [k for k in first if k not in o], [k for k in o if k not in first]
-            raise ValueError(f'item {i} lacks the columns {lacks} and has the extra columns {more}, compared with item 0 ({list(first)})')
+            raise ValueError(f'item {i} lacks the columns {lacks} and has the extra columns {more}, compared with '
+                             f'item 0 ({list(first)})')
         n_rows(o)
     return dict(items[0]) if len(items) == 1 else {k: _join(k, [o[k] for o in items]) for k in first}
 
@@ -124,9 +131,12 @@ class Sampler:
         rows=None, # positions, for `subset` (read in this order)
         by:str='y', # the column with the classes, for `balanced`
         seed:int=0): # same seed and epoch, same order
-        if how not in self.kinds: raise ValueError(f'asked for the sampler {how!r}, found {", ".join(self.kinds)}: choose one of these')
-        if (rows is None) == (how == 'subset'): raise ValueError('`rows` belongs to the sampler `subset`, which cannot do without')
-        if n is not None and how not in ('replacement', 'balanced'): raise ValueError(f'`n` is for `replacement` and `balanced`, not for {how!r}: use `.max_samples(n)`')
+        if how not in self.kinds:
+            raise ValueError(f'asked for the sampler {how!r}, found {", ".join(self.kinds)}: choose one of these')
+        if (rows is None) == (how == 'subset'):
+            raise ValueError('`rows` belongs to the sampler `subset`, which cannot do without')
+        if n is not None and how not in ('replacement', 'balanced'):
+            raise ValueError(f'`n` is for `replacement` and `balanced`, not for {how!r}: use `.max_samples(n)`')
         self.how, self.n, self.by, self.seed = how, n, by, seed
         self.rows = None if rows is None else np.asarray(rows, np.int64)
 
@@ -147,7 +157,8 @@ class Sampler:
 
     def _balanced(self, total, rng, columns):
         if not isinstance(columns, Mapping) or self.by not in columns:
-            raise ValueError(f'the sampler `balanced` needs the classes in column {self.by!r}, found {list(columns or [])}: name it with `by=`')
+            raise ValueError(f'the sampler `balanced` needs the classes in column {self.by!r}, found '
+                             f'{list(columns or [])}: name it with `by=`')
         _, codes = np.unique(np.asarray(columns[self.by]), return_inverse=True)
         n, k = self.size(total), int(codes.max(initial=-1)) + 1
         share = np.diff(np.linspace(0, n, k + 1).round().astype(int))[rng.permutation(k)]
@@ -159,14 +170,17 @@ class Sampler:
         return rng.permutation(np.concatenate(parts)) if parts else np.arange(0)
 
     def __repr__(self):
-        extra = dict(n=self.n, rows=None if self.rows is None else f'{len(self.rows)} rows', by=self.by if self.how == 'balanced' else None,
+        extra = dict(n=self.n, rows=None if self.rows is None else f'{len(self.rows)} rows',
+                     by=self.by if self.how == 'balanced' else None,
                      seed=None if self.how in ('sequential', 'subset') else self.seed)
         return f'{self.how}(' + ', '.join(f'{k}={v}' for k, v in extra.items() if v is not None) + ')'
 
 # %% ../../nbs/load/feed.ipynb #d08b416a
 def _column(k, v):
     v = v.to_numpy() if hasattr(v, 'to_numpy') else v
-    if not is_column(v): raise ValueError(f'column {k!r} has no rows (it is {type(v).__name__}): give an array or a list with one value per row')
+    if not is_column(v):
+        raise ValueError(f'column {k!r} has no rows (it is {type(v).__name__}): give an array or a list with one '
+                         f'value per row')
     return v
 
 class RowFeed:
@@ -191,7 +205,8 @@ class RowFeed:
         "Iterate over the items of epoch `e` from item `start` on"
         order = self.sampler.positions(self.total, e, self.columns)[:self.rows]
         for a in range(start * self.bs, self.rows, self.bs):
-            yield {k: copied(v) if isinstance(v, list) else v for k, v in take_rows(self.columns, order[a:a + self.bs]).items()}
+            yield {k: copied(v) if isinstance(v, list) else v for k,
+                   v in take_rows(self.columns, order[a:a + self.bs]).items()}
     def but(self, **changes):
         "The same feed with another `sampler`, `bs` or `drop_last`"
         new = copy.copy(self)
@@ -203,7 +218,8 @@ class RowFeed:
         return self.but(sampler=Sampler('subset', rows=positions), drop_last=False)
     def find(self, uids, name=UID):
         "Positions of the rows whose column `name` is in `uids`, in the order of `uids`, and the uids that are missing"
-        if name not in self.columns: raise ValueError(f'asked for uids in column {name!r}, found the columns {list(self.columns)}')
+        if name not in self.columns:
+            raise ValueError(f'asked for uids in column {name!r}, found the columns {list(self.columns)}')
         return find_values(self.columns[name], uids)
     def describe(self): return f'{self.total} rows of {", ".join(self.columns)}, {self.sampler}, bs={self.bs}'
 
@@ -226,7 +242,8 @@ class ItemFeed:
         sampler:Sampler=None): # the order of the items (sequences only)
         self.items, self.columns, self.used = items, columns, False
         self.batched = True if batched is None and _is_loader(items) else batched
-        self.indexed = isinstance(items, Sequence) or isinstance(items, np.ndarray) or hasattr(items, '__getitem__') and hasattr(items, '__len__')
+        self.indexed = isinstance(items, Sequence) or isinstance(items, np.ndarray) or hasattr(items,
+            '__getitem__') and hasattr(items, '__len__')
         if not (self.indexed or callable(items) or hasattr(items, '__iter__')):
             raise TypeError(f'cannot stream over {type(items).__name__}: give a dict of arrays, a subset of a metadataset, a DataLoader, '
                             'a sequence or iterable of items, or a function that returns an iterator')
@@ -235,7 +252,8 @@ class ItemFeed:
     @property
     def indexed_len(self): return self.sampler.size(len(self.items)) if self.sampler else len(self.items)
     def __len__(self):
-        if not hasattr(self.items, '__len__'): raise TypeError(f'the length of {type(self.items).__name__} is not known')
+        if not hasattr(self.items, '__len__'):
+            raise TypeError(f'the length of {type(self.items).__name__} is not known')
         return self.indexed_len
     @property
     def rows(self): return len(self) if self.batched is False and hasattr(self.items, '__len__') else None
@@ -252,7 +270,8 @@ class ItemFeed:
     def epoch(self, e:int, start:int=0):
         "Iterate over the items of epoch `e` from item `start` on"
         if self.indexed:
-            order = self.sampler.positions(len(self.items), e)[start:].tolist() if self.sampler else range(start, len(self.items))
+            order = self.sampler.positions(len(self.items), e)[start:].tolist() if self.sampler else range(start,
+                len(self.items))
             for i in order: yield self._shape(self.items[i])
         else:
             for item in islice(self._iterator(e), start, None): yield self._shape(item)
@@ -261,13 +280,16 @@ class ItemFeed:
         if hasattr(type(self.items), 'set_epoch'): self.items.set_epoch(e)
         it = self.items() if callable(self.items) and not hasattr(self.items, '__iter__') else iter(self.items)
         if it is self.items and self.used:
-            raise ValueError('this stream reads an iterator, which was used up by its first epoch: give a sequence, or a function that makes the iterator')
+            raise ValueError('this stream reads an iterator, which was used up by its first epoch: give a sequence, '
+                             'or a function that makes the iterator')
         self.used = True
         return it
 
     def but(self, **changes):
         "The same feed with another `sampler`"
-        if not self.indexed: raise ValueError(f'rows of {type(self.items).__name__} come in its own order: a sampler needs a dict of arrays or a sequence; use `.shuffle(buffer)`')
+        if not self.indexed:
+            raise ValueError(f'rows of {type(self.items).__name__} come in its own order: a sampler needs a dict of '
+                             f'arrays or a sequence; use `.shuffle(buffer)`')
         return ItemFeed(self.items, self.batched, self.columns, **changes)
     def describe(self):
         n = f'{len(self)} items' if hasattr(self.items, '__len__') else 'items'
@@ -282,7 +304,8 @@ def name_datasets(index, names, ids, n=3)->str:
 
 class PlanFeed:
     "Read a metadataset in the order of a plan"
-    refuses = {v: f'the order of a metadataset comes from its plan: say `.stream({a}=...)` instead of `.{v}(...)`' for v, a in (('shuffle', 'shuffle'), ('sampler', 'mix'))}
+    refuses = {v: f'the order of a metadataset comes from its plan: say `.stream({a}=...)` instead of `.{v}(...)`'
+               for v, a in (('shuffle', 'shuffle'), ('sampler', 'mix'))}
     ahead = 32
     def __init__(self,
         plan:Plan, # which positions make each batch
@@ -309,14 +332,19 @@ class PlanFeed:
 
     def pick(self, positions):
         "A feed over these rows of the view only, in this order"
-        return PlanFeed(Plan(len(positions), self.plan.bs, seed=self.seed), self.fetch, self.view.select(positions), self.index, self.names, self.rank)
+        return PlanFeed(Plan(len(positions), self.plan.bs, seed=self.seed), self.fetch, self.view.select(positions),
+                        self.index, self.names, self.rank)
     def find(self, uids, name=UID):
         "Positions of global ids or (dataset, row) pairs in the view, in the order asked, and those that are missing"
-        if name != UID: raise ValueError(f'asked for uids in column {name!r}: a metadataset is asked by {UID!r}, the global id, or by (dataset, row) pairs')
+        if name != UID:
+            raise ValueError(f'asked for uids in column {name!r}: a metadataset is asked by {UID!r}, the global id, '
+                             f'or by (dataset, row) pairs')
         uids = list(uids)
         pairs = uids and np.ndim(uids[0]) == 1
         odd = [u for u in uids if not (np.ndim(u) == 1 and len(u) == 2 if pairs else hasattr(u, '__index__'))]
-        if odd: raise ValueError(f'asked for the uid {odd[0]!r}: give {"(dataset, row) pairs, and only those" if pairs else "whole numbers, the global ids"}')
+        if odd:
+            raise ValueError(f'asked for the uid {odd[0]!r}: give '
+                             f'{"(dataset, row) pairs, and only those" if pairs else "whole numbers, the global ids"}')
         ids = self._ids(uids) if pairs else uids
         positions, missing = find_values(self.view.ids(), ids)
         gone = set(missing)
@@ -324,13 +352,17 @@ class PlanFeed:
     def _ids(self, pairs):
         number = {n: i for i, n in enumerate(self.names)}
         unknown = [d for d, _ in pairs if isinstance(d, str) and d not in number]
-        if unknown: raise ValueError(f'asked for dataset {unknown[0]!r}, found {self.names[:5]}…: use a name or number of this metadataset')
-        return self.index.ids(np.array([number.get(d, d) for d, _ in pairs], np.int64), np.array([r for _, r in pairs], np.int64)).tolist()
+        if unknown:
+            raise ValueError(f'asked for dataset {unknown[0]!r}, found {self.names[:5]}…: use a name or number of '
+                             f'this metadataset')
+        return self.index.ids(np.array([number.get(d, d) for d, _ in pairs], np.int64),
+                              np.array([r for _, r in pairs], np.int64)).tolist()
     def name_rows(self, ids)->str: # what a stage was given as global ids
         "Name the datasets of rows, for messages; nothing where these are no ids of this feed"
         ids = np.asarray(ids)
         if self.index is None or not len(self.names) or ids.dtype.kind not in 'iu': return ''
-        return name_datasets(self.index, self.names, ids) if len(ids) and 0 <= ids.min() <= ids.max() < len(self.index) else ''
+        return name_datasets(self.index, self.names,
+                             ids) if len(ids) and 0 <= ids.min() <= ids.max() < len(self.index) else ''
     def describe(self): return f'{self.total:,} rows by plan {self.plan.fingerprint}'
 
 # %% ../../nbs/load/feed.ipynb #504c55e8
@@ -347,7 +379,8 @@ def rows_with(
     for i, item in enumerate(feed.epoch(0)):
         named = isinstance(item, Mapping) and name in item
         if not named and (name != UID or isinstance(item, Mapping)):
-            raise ValueError(f'asked for uids in column {name!r}, found {list(item) if isinstance(item, Mapping) else type(item).__name__}')
+            raise ValueError(f'asked for uids in column {name!r}, found '
+                             f'{list(item) if isinstance(item, Mapping) else type(item).__name__}')
         column = item[name] if named and not is_example(item) else [item[name] if named else i]
         for r, v in enumerate(column.tolist() if hasattr(column, 'tolist') else column):
             if v in wanted:
@@ -375,7 +408,8 @@ def some_rows(
 # %% ../../nbs/load/feed.ipynb #5a6f7202
 def same_items(a, b)->bool:
     "Compare items or lists of items, arrays and all"
-    if isinstance(a, Mapping): return isinstance(b, Mapping) and a.keys() == b.keys() and all(same_items(a[k], b[k]) for k in a)
+    if isinstance(a, Mapping):
+        return isinstance(b, Mapping) and a.keys() == b.keys() and all(same_items(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same_items, a, b))
     return np.array_equal(a, b, equal_nan=np.asarray(a).dtype.kind in 'fc') if hasattr(a, 'shape') else a == b
 
@@ -383,10 +417,14 @@ def check_feed(feed, epochs:int=2):
     "Check that a feed keeps its promises: repeatable epochs, exact tails, and the number of items it says; raises ValueError"
     for e in range(epochs):
         whole = list(feed.epoch(e))
-        if not same_items(whole, list(feed.epoch(e))): raise ValueError(f'epoch {e} of the feed differs when it is read twice: its order must depend on the epoch only')
+        if not same_items(whole, list(feed.epoch(e))):
+            raise ValueError(f'epoch {e} of the feed differs when it is read twice: its order must depend on the '
+                             f'epoch only')
         for start in range(len(whole) + 1):
-            if not same_items(whole[start:], list(feed.epoch(e, start))): raise ValueError(f'epoch {e} read from item {start} is not the tail of the whole epoch')
-        if hasattr(type(feed), '__len__') and len(feed) != len(whole): raise ValueError(f'the feed says {len(feed)} items, epoch {e} has {len(whole)}')
+            if not same_items(whole[start:], list(feed.epoch(e, start))):
+                raise ValueError(f'epoch {e} read from item {start} is not the tail of the whole epoch')
+        if hasattr(type(feed), '__len__') and len(feed) != len(whole):
+            raise ValueError(f'the feed says {len(feed)} items, epoch {e} has {len(whole)}')
 
 # %% ../../nbs/load/feed.ipynb #4c814f19
 def to_feed(x, # a feed, a dict of columns, a DataLoader, a sequence, an iterable, or a function that makes an iterator

@@ -77,7 +77,8 @@ class Cursor:
 # %% ../../nbs/load/loader.ipynb #943a9462
 _PIPES = 'after_item', 'before_batch', 'after_batch'
 _WORKERS = 'multiprocessing_context', 'prefetch_factor', 'persistent_workers'
-_OURS = dict(rank=None, world_size=None, on_bad=None, max_bad=.1, n=None, multiprocessing_context=None, prefetch_factor=None,
+_OURS = dict(rank=None, world_size=None, on_bad=None, max_bad=.1, n=None, multiprocessing_context=None,
+             prefetch_factor=None,
              tensors=None)
 _TENSORS = None, 'plain', 'dict'
 _FASTAI = 'get_idxs before_iter after_iter batch_size device pin_memory pin_memory_device timeout verbose shuffled'.split()
@@ -132,7 +133,8 @@ class TSMetaDataLoader(ShowRows, RankedDL):
         _check_keywords(kwargs, num_workers)
         ours = {k: kwargs.pop(k, default) for k, default in _OURS.items()}
         asked = {k: kwargs.pop(k, None) for k in SAMPLING}
-        if batch_tfms is not None: kwargs['after_batch'] = list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
+        if batch_tfms is not None:
+            kwargs['after_batch'] = list(batch_tfms) if isinstance(batch_tfms, (list, tuple)) else [batch_tfms]
         if ours['n'] is not None: dataset = dataset.subset(range(min(ours['n'], len(dataset))))
         if ours['tensors'] not in _TENSORS:
             raise ValueError("tensors must be None, 'plain' (torch.Tensors) or 'dict' ({'x', 'y', 'ids'}), got "
@@ -200,7 +202,8 @@ class TSMetaDataLoader(ShowRows, RankedDL):
         if self.sharding.alone: return
         self.sharding.check_bs(self.bs)
         if self.given_seed is None and self.plan.shuffle:
-            raise ValueError(f'Each of the {self.sharding.world_size} processes would shuffle in its own way: give a seed.')
+            raise ValueError(f'Each of the {self.sharding.world_size} processes would shuffle in its own way: give a '
+                             f'seed.')
         if self.on_bad == 'skip':
             raise ValueError("on_bad='skip' makes batches shorter, and processes would no longer have equal shares. Use it "
                              'in one process, or clean the rows first.')
@@ -483,7 +486,8 @@ def all_ids(self:TSMetaDataLoader):
 def sample(self:TSMetaDataLoader):
     "Positions in the order that a mixed loader keeps to"
     if torch.utils.data.get_worker_info() is not None:
-        raise ValueError('A loader that is mixed with others makes its batches here: use num_workers=0, or ids would be lost.')
+        raise ValueError('A loader that is mixed with others makes its batches here: use num_workers=0, or ids would '
+                         'be lost.')
     return self.get_idxs() if self.cursor.order is None else self.cursor.order
 
 @patch
@@ -619,7 +623,8 @@ def dataloaders(self:TSMetaDatasets,
     **kwargs,
 )->TSMetaDataLoaders:
     "Make one loader per part"
-    if not len(self.train): raise ValueError(f'There is nothing to train on: the part {next(iter(self.splits))!r} has no rows.')
+    if not len(self.train):
+        raise ValueError(f'There is nothing to train on: the part {next(iter(self.splits))!r} has no rows.')
     if val_bs is not None: bs = [bs] + [val_bs]*(len(self)-1)
     return self._dbunch_type.from_dsets(*self, bs=bs, **kwargs)
 
@@ -632,7 +637,8 @@ def dataloaders(self:TSMetaDataset, **kwargs)->TSMetaDataLoaders:
 # %% ../../nbs/load/loader.ipynb #eaaeade5
 _CHANGED = dict(datasets='the names or lengths of the datasets', rows='the rows of this part of the split',
                 order='batch size, shuffling, drop_last, seed, weights or mix')
-_WORDS = dict(n='number of rows', bs='batch size', shuffle='shuffling', within='shuffling', block='shuffling', mixed='shuffling',
+_WORDS = dict(n='number of rows', bs='batch size', shuffle='shuffling', within='shuffling', block='shuffling',
+              mixed='shuffling',
               quota='mix', by='batching', runs='batching', order='the algorithm that orders rows (this is another version of tsmeta)')
 
 def _facts_of(plan): return {k: digest(repr(v), digits=6) for k, v in plan.facts().items()}
@@ -678,7 +684,8 @@ def describe_change(
     return _CHANGED[what]
 
 _WHOLE = int, np.integer
-_STATE = dict(version=_WHOLE, epoch=_WHOLE, batch=_WHOLE, seed=(*_WHOLE, type(None)), given=bool, fingerprints=dict, facts=dict,
+_STATE = dict(version=_WHOLE, epoch=_WHOLE, batch=_WHOLE, seed=(*_WHOLE, type(None)), given=bool, fingerprints=dict,
+              facts=dict,
               rows=_WHOLE, then=str)
 _NEEDED = 'epoch', 'batch', 'seed', 'fingerprints'
 
@@ -714,7 +721,8 @@ def _check_state_field(k, v):
 def state_dict(self:TSMetaDataLoader)->dict: # JSON of at most 1 KB
     "Where this loader is: epoch, batches delivered, seed, fingerprints"
     if self.overrides_order:
-        raise ValueError(f'{self} has no state: its order comes from get_idxs of {type(self).__name__}, which no state can name.')
+        raise ValueError(f'{self} has no state: its order comes from get_idxs of {type(self).__name__}, which no '
+                         f'state can name.')
     coming = self.plan
     place, plan = self.cursor.state(coming)
     if plan is None: plan = coming
@@ -737,7 +745,8 @@ def check_can_resume(self:TSMetaDataLoader,
         raise ValueError(f'Cannot resume: {"; ".join(changed)} changed since this state was saved. Resume with the same data '
                          'and settings, or start anew.')
     if state['batch'] > batches:
-        raise ValueError(f'The state of a loader is damaged: it is after batch {state["batch"]:,} of an epoch of {batches:,}.')
+        raise ValueError(f'The state of a loader is damaged: it is after batch {state["batch"]:,} of an epoch of '
+                         f'{batches:,}.')
     rows = state.get('rows', 0)
     if rows and (state['batch'] == batches or rows >= self.bs):
         raise ValueError(f'The state of a loader is damaged: rows is {rows}, in batches of {self.bs}.')

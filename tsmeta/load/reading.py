@@ -195,7 +195,8 @@ class Reader:
 
     def _gather_keyed(self, ids, key, epoch):
         "Return x and y of rows; what code of the user draws for a row is decided by (seed, epoch, id)"
-        with preserve_rng(): return self.ds.gather(ids, key, lambda i: seed_generators(row_key(self.seed, epoch, -3, i)))
+        with preserve_rng():
+            return self.ds.gather(ids, key, lambda i: seed_generators(row_key(self.seed, epoch, -3, i)))
 
     def failures(self, ids):
         "Iterate over the positions of the rows that cannot be read, and the errors"

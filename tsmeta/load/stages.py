@@ -194,7 +194,8 @@ class Batch(Stage):
 
 def positive(n, what='n'):
     "Return a count given by the user; a `ValueError` unless it is a whole number above 0"
-    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1: raise ValueError(f'`{what}={n!r}`: give a whole number above 0')
+    if not isinstance(n, Integral) or isinstance(n, bool) or n < 1:
+        raise ValueError(f'`{what}={n!r}`: give a whole number above 0')
     return int(n)
 
 class Rebatch(Batch):
@@ -251,7 +252,8 @@ class Collate(Stage):
     "Turn each item into a dict of columns, or into what `fn` makes of it"
     keeps_rows = one_to_one = True
     def __init__(self, fn=None):
-        if fn is not None and not callable(fn): raise TypeError(f'cannot collate with {fn!r}: give a function of one item')
+        if fn is not None and not callable(fn):
+            raise TypeError(f'cannot collate with {fn!r}: give a function of one item')
         self.fn = fn or columns_of
     def run(self, run, k, epoch, token=None):
         for item, token in run.at(k - 1)(epoch, token): yield self.fn(item), token
@@ -262,7 +264,8 @@ def columns_of(item):
     if isinstance(item, list) and item and not isinstance(item[0], dict): item = [one_row(o) for o in item]
     if isinstance(item, list): return join_rows(item)
     if isinstance(item, dict): return one_row(item) if is_example(item) else dict(item)
-    raise TypeError(f'cannot collate {type(item).__name__}: give dicts of columns or lists of them, or a function: `.collate(fn)`')
+    raise TypeError(f'cannot collate {type(item).__name__}: give dicts of columns or lists of them, or a function: '
+                    f'`.collate(fn)`')
 
 # %% ../../nbs/load/stages.ipynb #43e34d7e
 class MaxSamples(Stage):
@@ -393,7 +396,8 @@ class Map(Stage):
     def _check(self, call, stats):
         stats['skipped'] += not call.items
         gave, promised = len(call.items), self.options.fan_out
-        if promised not in (None, gave): raise ValueError(f'{self._where(call)} gave {gave} items, but `fan_out={promised}` was promised')
+        if promised not in (None, gave):
+            raise ValueError(f'{self._where(call)} gave {gave} items, but `fan_out={promised}` was promised')
     def _report(self, errors, epoch, stats, first):
         text = f'.map({self.task.name}) failed on {len(errors)} of {stats["in"]} items of epoch {epoch}'
         if len(errors) == stats['in'] and not first:

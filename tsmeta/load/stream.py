@@ -40,7 +40,8 @@ class Stream:
         shared_from=None): # another stream with these stages, whose workers are used
         if seed is None: seed = getattr(feed, 'seed', None)
         if seed is None: seed = np.random.randint(2**31)
-        if not isinstance(seed, Integral) or seed < 0: raise ValueError(f'`seed={seed}`: give a whole number, 0 or more')
+        if not isinstance(seed, Integral) or seed < 0:
+            raise ValueError(f'`seed={seed}`: give a whole number, 0 or more')
         self.feed, self.stages, self.seed, self.missing_uids = feed, tuple(stages), int(seed), list(missing)
         self.next_place = self.reached = StreamPlace() # where the next iteration begins; where the latest one is
         self.latest = None # the latest `Run`
@@ -114,7 +115,8 @@ class Stream:
             raise TypeError(f'the length of {self} is not known: a mapped function may give any number of items (say '
                             '`fan_out=1` if it gives one)')
         if n and not all(stage.sure for stage in self.stages):
-            raise TypeError(f"the length of {self} is not known: `on_error='skip'` leaves out items whose function fails")
+            raise TypeError(f"the length of {self} is not known: `on_error='skip'` leaves out items whose function "
+                            f"fails")
         return n
     def __repr__(self):
         source = self.feed.describe() if hasattr(self.feed, 'describe') else type(self.feed).__name__
@@ -173,7 +175,8 @@ def sampler(self:Stream, how:str='sequential', # `sequential`, `random`, `replac
             **kwargs):
     "Choose the rows of the source and their order"
     _check_allowed(self.feed, 'sampler')
-    if not hasattr(self.feed, 'but'): raise ValueError(f'{self}: a sampler needs a dict of arrays or a sequence as source')
+    if not hasattr(self.feed, 'but'):
+        raise ValueError(f'{self}: a sampler needs a dict of arrays or a sequence as source')
     if seed is None: seed = self.seed
     return self._over(self.feed.but(sampler=Sampler(how, seed=seed, **kwargs)))
 
@@ -219,9 +222,11 @@ def state_dict(self:Stream)->dict:
     "Where the latest iteration is, as JSON"
     for stage in self.stages:
         if not stage.exact:
-            raise ValueError(f'{self} has no state: {stage.describe()} delivers what is ready first, which no second run repeats')
+            raise ValueError(f'{self} has no state: {stage.describe()} delivers what is ready first, which no second '
+                             f'run repeats')
     place = self.reached
-    if place.delivered and place.delivered == chain_size_hint(self.feed, self.stages).items: place = StreamPlace(place.epoch + 1)
+    if place.delivered and place.delivered == chain_size_hint(self.feed, self.stages).items:
+        place = StreamPlace(place.epoch + 1)
     begins = {str(k): begin[place.epoch] for k, begin in self.resources.begins.items() if place.epoch in begin}
     return dict(place._asdict(), begins=begins, seed=self.seed, chain=_chain(self))
 
@@ -239,11 +244,14 @@ _STATE = dict(epoch=int, delivered=int, token=object, begins=dict, seed=int, cha
 
 def _check_fields(state):
     "Raise a `ValueError` that names the field unless the fields of a stream's state have the right types and ranges"
-    if not isinstance(state, Mapping) or not {*_STATE} <= {*state}: raise ValueError(f'this is not the state of a stream: {str(state)[:80]}')
+    if not isinstance(state, Mapping) or not {*_STATE} <= {*state}:
+        raise ValueError(f'this is not the state of a stream: {str(state)[:80]}')
     for k, v in state.items():
         if k not in _STATE and k != 'version': raise ValueError(f'the state of a stream has an unknown field {k!r}')
-        if not isinstance(v, _STATE.get(k, int)) or isinstance(v, bool) and k != 'token': raise ValueError(f'the state of a stream is damaged: {k} is {repr(v)[:60]}')
-    if state.get('version', 1) != 1: raise ValueError(f'the state of a stream has version {state["version"]}; this tsmeta reads version 1')
+        if not isinstance(v, _STATE.get(k, int)) or isinstance(v, bool) and k != 'token':
+            raise ValueError(f'the state of a stream is damaged: {k} is {repr(v)[:60]}')
+    if state.get('version', 1) != 1:
+        raise ValueError(f'the state of a stream has version {state["version"]}; this tsmeta reads version 1')
     for k in ('epoch', 'delivered', 'seed'): check_count(state[k], k)
 
 @patch
@@ -253,13 +261,16 @@ def check_can_resume(self:Stream,
     _check_fields(state)
     mine = _chain(self)
     for theirs, own in zip([*state['chain'], None], [*mine, None]):
-        if theirs != own: raise ValueError(f'this state is of another stream: it has {theirs!r} where this one has {own!r}')
+        if theirs != own:
+            raise ValueError(f'this state is of another stream: it has {theirs!r} where this one has {own!r}')
     if state['seed'] != self.seed:
-        raise ValueError(f'this state is of a stream with seed {state["seed"]}, this one has {self.seed}: make it with that seed')
+        raise ValueError(f'this state is of a stream with seed {state["seed"]}, this one has {self.seed}: make it '
+                         f'with that seed')
     items = chain_size_hint(self.feed, self.stages).items
     check_count(state['delivered'], 'delivered', items)
     if (state['token'] is None) != (state['delivered'] == 0):
-        raise ValueError(f'the state of a stream is damaged: token is {state["token"]!r} after {state["delivered"]} items')
+        raise ValueError(f'the state of a stream is damaged: token is {state["token"]!r} after {state["delivered"]} '
+                         f'items')
     check_chain_token(self.feed, self.stages, state['token'])
     for k, begin in state['begins'].items(): self._check_begin(k, begin)
 
@@ -327,7 +338,9 @@ def subsample_uids(self:Stream, uids, # uids, or for a metadataset also (dataset
     uids = list(uids)
     if not uids: raise ValueError('no uids were asked for')
     feed, n, missing = rows_with(self.feed, uids, uids_name, sampler)
-    if not n: raise ValueError(f'none of the {len(missing)} uids asked for is in column {uids_name!r} of the source: {missing[:5]}')
+    if not n:
+        raise ValueError(f'none of the {len(missing)} uids asked for is in column {uids_name!r} of the source: '
+                         f'{missing[:5]}')
     if missing:
         named = ', '.join(map(str, missing[:10])) + ' …' * (len(missing) > 10)
         log.warning(f'{len(missing)} of the uids asked for are not in the source: {named}')

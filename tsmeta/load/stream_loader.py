@@ -90,7 +90,8 @@ class LoaderFeed(PlanFeed):
         "Iterate over the steps of an epoch from item `start` on: ids for this process, those for all together, whether these are the same"
         k, begin = self._batch_of(e, start)
         steps = (step for batch in self._batches(e, k) for step in self.shard(batch))
-        for own, every, shared in islice(steps, start - begin, None): yield self.view.ids(own), self.view.ids(every), shared
+        for own, every, shared in islice(steps, start - begin, None):
+            yield self.view.ids(own), self.view.ids(every), shared
 
     def epoch(self, e, start=0):
         "Iterate over the items of epoch `e` from item `start` on"
@@ -128,7 +129,8 @@ def stream(self:TSMetaDataset,
     if odd:
         raise TypeError(f'.stream does not take {", ".join(odd)}. What decides about rows is bs, shuffle, seed, drop_last, '
                         f'{", ".join(_ORDER)}; workers belong to .map(…, num_workers=).')
-    return Stream.of(LoaderFeed(TSMetaDataLoader(self, bs, shuffle, drop_last, seed=seed, mix=mix, device='cpu', **kwargs)))
+    return Stream.of(LoaderFeed(TSMetaDataLoader(self, bs, shuffle, drop_last, seed=seed, mix=mix, device='cpu',
+                                                 **kwargs)))
 
 # %% ../../nbs/load/stream_loader.ipynb #92470db6
 def _dataset_of(stream):
@@ -138,7 +140,8 @@ def _dataset_of(stream):
 
 def _order_of(feed):
     "Return bs, shuffle and drop_last of the loader behind a feed; those of a plain loader without one"
-    if isinstance(feed, LoaderFeed): return dict(bs=feed.dl.bs, shuffle=bool(feed.dl.shuffle), drop_last=bool(feed.dl.drop_last))
+    if isinstance(feed, LoaderFeed):
+        return dict(bs=feed.dl.bs, shuffle=bool(feed.dl.shuffle), drop_last=bool(feed.dl.drop_last))
     return dict(bs=getattr(feed, 'bs', None) or 1, shuffle=False, drop_last=False)
 
 class TSStreamLoader(RankedDL):
@@ -163,7 +166,8 @@ class TSStreamLoader(RankedDL):
         self.x_shape = self._first_shape() if x_shape is None else x_shape
         if callable(batch_tfms) and not isinstance(batch_tfms, Pipeline): batch_tfms = [batch_tfms]
         if device is None: device = default_device()
-        super().__init__(dataset, sharding, num_workers=0, after_batch=batch_tfms, do_setup=x_shape is None, device=device,
+        super().__init__(dataset, sharding, num_workers=0, after_batch=batch_tfms, do_setup=x_shape is None,
+                         device=device,
                          **_order_of(stream.feed))
 
     def __len__(self): return self.n_batches
@@ -221,7 +225,8 @@ class TSStreamLoader(RankedDL):
 
     def one_batch(self):
         "The first batch of the epoch to come, without beginning it"
-        if not self.n_batches: raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
+        if not self.n_batches:
+            raise ValueError(f'This loader has no batches: its dataset has {len(self.dataset)} rows.')
         with self.stream.undisturbed(): return next(iter(self))
 
 # %% ../../nbs/load/stream_loader.ipynb #cfbcbcfe
@@ -285,7 +290,8 @@ def _compare_sizes(self:TSStreamLoader):
     sizes = [None]*self.sharding.world_size
     dist.all_gather_object(sizes, len(self.ids))
     if len({*sizes}) > 1:
-        raise ValueError(f'Processes have batches of {sizes} rows. Functions of {self.stream} must give as many rows in each.')
+        raise ValueError(f'Processes have batches of {sizes} rows. Functions of {self.stream} must give as many rows '
+                         f'in each.')
     self.same_sizes = True
 
 # %% ../../nbs/load/stream_loader.ipynb #ce05a5dd

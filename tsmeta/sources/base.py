@@ -285,7 +285,8 @@ class NpyFile:
         "Raise a `ValueError` if the file was written to since it was mapped; a file that was removed stays readable"
         try: now = os.stat(self.path)
         except FileNotFoundError: return
-        if self.stamp is None or now.st_ino != self.stamp[0]: return # another file has its name now; this one stays as it was
+        if self.stamp is None or now.st_ino != self.stamp[0]:
+            return # another file has its name now; this one stays as it was
         if self.stamp[1:] == (now.st_size, now.st_mtime_ns): return
         what = 'written to or replaced'
         if now.st_size < self.stamp[1]: what = f'truncated from {self.stamp[1]:,} to {now.st_size:,} bytes'

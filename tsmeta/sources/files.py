@@ -352,7 +352,8 @@ def _ts(path):
         if not rows: _fail_line(path, line, 'there is no ":" before the label.')
         rows = [read(row, path, line) for row in rows]
         if len({len(row) for row in rows}) > 1: _fail_line(path, line, 'its variables have different numbers of steps.')
-        if X and len(rows) != len(X[0]): _fail_line(path, line, f'it has {len(rows)} variables, lines before {len(X[0])}.')
+        if X and len(rows) != len(X[0]):
+            _fail_line(path, line, f'it has {len(rows)} variables, lines before {len(X[0])}.')
         X.append(np.stack(rows))
         if is_on('classlabel'): y.append(label.strip().lower()) # case does not count in these files
         elif labelled: y.append(_archive_numbers(label, path, line)[0])
@@ -449,7 +450,8 @@ class StoredSource(Source):
         if not os.path.exists(self.path): raise ValueError(f'There is no file {shown_path(self.path)}.')
         self._bytes = _size(self.path)
         if roles is None and is_table(self.path): self.roles = read_table(self.path).roles
-        if self.roles is not None and self.roles.layout != 'rows' and self.roles.named: self.var_names = list(self.roles.values)
+        if self.roles is not None and self.roles.layout != 'rows' and self.roles.named:
+            self.var_names = list(self.roles.values)
         x, _ = self._array()
         if isinstance(x, list):
             self.steps = np.array([o.shape[1] for o in x])
@@ -466,8 +468,10 @@ class StoredSource(Source):
     def _array(self):
         "Return array and targets, from the file that is open here or opened now"
         suffix = Path(self.path).suffix.lower()
-        if is_archive(self.path): return _parsed.get(self.path, lambda: self._checked(lambda path: read_archive(path)[:2]))
-        if is_table(self.path): return _parsed.get((self.path, str(vars(self.roles))), lambda: self._checked(self._table_rows))
+        if is_archive(self.path):
+            return _parsed.get(self.path, lambda: self._checked(lambda path: read_archive(path)[:2]))
+        if is_table(self.path):
+            return _parsed.get((self.path, str(vars(self.roles))), lambda: self._checked(self._table_rows))
         if suffix not in CONTAINERS:
             raise ValueError(f'{self.name}: tsmeta reads {", ".join(sorted(SUFFIXES))} files.')
         handles = _parsed if suffix == '.npz' else _files
@@ -513,7 +517,8 @@ class StoredSource(Source):
         return as_rows(naming(self.path, lambda path: _take(x, want, self.name)))[back]
 
 # %% ../../nbs/sources/files.ipynb #5d8cebe7
-SUFFIXES = {'.npy', *CONTAINERS, *ARCHIVES, *BINARY_TABLES, *TEXT_TABLES, *(f'{s}{p}' for s in TEXT_TABLES for p in ('.gz', '.bz2'))}
+SUFFIXES = {'.npy', *CONTAINERS, *ARCHIVES, *BINARY_TABLES, *TEXT_TABLES,
+            *(f'{s}{p}' for s in TEXT_TABLES for p in ('.gz', '.bz2'))}
 
 def _suffixes(): return {*SUFFIXES, *READERS}
 
@@ -655,7 +660,8 @@ def open_members(
     for label, path, key, target in found:
         here = series[path] if path in series else recordings(label, path, key, target, column)
         again = next((n for n in here if n in out), None)
-        if again is not None: raise ValueError(f'{path}: there are two recordings {again!r}. Open them apart, or give them other names.')
+        if again is not None:
+            raise ValueError(f'{path}: there are two recordings {again!r}. Open them apart, or give them other names.')
         out |= here
     statics = [o.static for o in out.values()]
     info = None if all(o is None for o in statics) else pd.DataFrame([o or {} for o in statics], index=list(out))
@@ -670,7 +676,8 @@ def _row_members(found, options, paths, roles):
         roles, notes = infer_roles(facts, options)
     out = {}
     for label, path, key, target in found:
-        out[label] = FileSource(path, target) if _is_npy(path) else StoredSource(path, key, roles if path in paths else None)
+        out[label] = FileSource(path, target) if _is_npy(path) else StoredSource(path, key,
+            roles if path in paths else None)
     return Members(out, None, roles, notes)
 
 def members(
@@ -776,7 +783,8 @@ def table_recordings(
     "Return the recordings of tables, named by their ids, or by their files where there are none"
     names = {p: _series_names(t, labels[p]) for p, t in tables.items()}
     every = [n for given in names.values() for n in given]
-    if len(set(every)) < len(every): names = {p: _series_names(t, labels[p], f'{labels[p]}/') for p, t in tables.items()}
+    if len(set(every)) < len(every):
+        names = {p: _series_names(t, labels[p], f'{labels[p]}/') for p, t in tables.items()}
     return {p: {n: _series_found(t, k) for k, n in enumerate(names[p])} for p, t in tables.items()}
 
 def _series_names(table, label, prefix=''):
@@ -786,7 +794,8 @@ def _series_names(table, label, prefix=''):
 
 def _series_found(table, k):
     static = None if table.static is None else table.static.iloc[k].to_dict()
-    return Found(table.series(k), table.target(k), table.when(k), None, table.zone, table.roles, static, var_names=table.var_names)
+    return Found(table.series(k), table.target(k), table.when(k), None, table.zone, table.roles, static,
+                 var_names=table.var_names)
 
 def raw_recordings(
     paths:dict, # path → name of the file
@@ -857,7 +866,8 @@ def _windows(found, how):
     kind, roles = _window_kind(found.recording, timed), found.roles
     several = roles is not None and len(roles.y) > 1
     rec, y = found.recording, None if several else found.y
-    if isinstance(rec, (str, Path)): naming(rec, lambda path: WindowSource(path, 1)) # errors in its header name the file
+    if isinstance(rec, (str, Path)):
+        naming(rec, lambda path: WindowSource(path, 1)) # errors in its header name the file
     src = kind(rec, y=y, **how)
     if found.var_names is not None: src.var_names = list(found.var_names)
     if several: src.y = row_targets(_several_targets(src, found.y), roles)

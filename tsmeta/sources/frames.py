@@ -25,7 +25,8 @@ BINARY_TABLES = '.parquet', '.pq', '.arrow', '.feather'
 _PACKED = {'.gz': gzip.open, '.bz2': bz2.open}
 _HEAD = 1 << 16
 # Cells that stand for a missing number, beside empty ones
-MISSING_CELLS = ('', 'NA', 'N/A', 'n/a', '<NA>', 'NaN', 'nan', '-NaN', '-nan', 'NULL', 'null', 'None', '#N/A', '#NA', '#N/A N/A',
+MISSING_CELLS = ('', 'NA', 'N/A', 'n/a', '<NA>', 'NaN', 'nan', '-NaN', '-nan', 'NULL', 'null', 'None', '#N/A', '#NA',
+                 '#N/A N/A',
                  '1.#IND', '-1.#IND', '1.#QNAN', '-1.#QNAN')
 
 def table_suffix(
@@ -88,7 +89,8 @@ def _file_encoding(head, path):
     if head.startswith((b'\xff\xfe', b'\xfe\xff')): return 'utf-16'
     if head.startswith(b'\xef\xbb\xbf'): return 'utf-8-sig'
     if b'\0' in head:
-        raise ValueError(f"{path} holds null bytes, so it is no UTF-8 text. State the encoding, as in read=dict(encoding='utf-16-le').")
+        raise ValueError(f"{path} holds null bytes, so it is no UTF-8 text. State the encoding, as in "
+                         f"read=dict(encoding='utf-16-le').")
     return 'utf-8'
 
 def _open_bytes(path): return _PACKED.get(Path(path).suffix.lower(), open)(path, 'rb')
@@ -104,7 +106,8 @@ def _head(path, encoding):
     "Return the first lines of a text, whole ones, and the encoding"
     with _open_bytes(path) as f: start = f.read(4)
     with _open_bytes(path) as f: raw = f.read(_HEAD)
-    encoding = encoding or _file_encoding(raw if b'\0' in raw and not start.startswith((b'\xff\xfe', b'\xfe\xff')) else start, path)
+    encoding = encoding or _file_encoding(raw if b'\0' in raw
+                                          and not start.startswith((b'\xff\xfe', b'\xfe\xff')) else start, path)
     with open_text(path, encoding) as f:
         text = f.read(_HEAD)
         if len(text) == _HEAD: text += f.readline()
@@ -123,7 +126,8 @@ def _cells(lines, sep, quote='"'):
     if len(sep) > 1: return [re.split(sep, o.strip()) for o in lines]
     return [o for o in csv.reader(lines, delimiter=sep, quotechar=quote) if o]
 
-def _is_number(cell): return bool(_NUMBER.match(cell) or _COMMA.match(cell)) or cell.strip().lower() in ('nan', 'inf', '-inf')
+def _is_number(cell):
+    return bool(_NUMBER.match(cell) or _COMMA.match(cell)) or cell.strip().lower() in ('nan', 'inf', '-inf')
 
 def _score(lines, sep):
     "Return how well a separator divides lines: lines with the commonest number of cells, and cells that hold no other separator"
@@ -150,7 +154,8 @@ def _decimal(rows, path):
     cells = [c for r in rows for c in r]
     grouped = [c for c in cells if _GROUPED_POINT.match(c)]
     if grouped:
-        raise ValueError(f"{path}: {grouped[0]!r} has commas between groups of digits; state them with read=dict(thousands=',').")
+        raise ValueError(f"{path}: {grouped[0]!r} has commas between groups of digits; state them with "
+                         f"read=dict(thousands=',').")
     commas = [c for c in cells if _COMMA.match(c)]
     points = any('.' in c and _NUMBER.match(c) for c in cells)
     if not commas or points: return '.'
@@ -169,7 +174,8 @@ def _kind(cell):
 def _counts(cells):
     "Return whether cells are whole numbers one after the other"
     numbers = [int(c) for c in cells if re.fullmatch(r'\s*\d{1,9}\s*', c)]
-    return len(numbers) == len(cells) and numbers == list(range(numbers[0], numbers[0] + len(cells))) if cells else False
+    return len(numbers) == len(cells) and numbers == list(range(numbers[0],
+                                                                numbers[0] + len(cells))) if cells else False
 
 def _has_header(rows, path):
     "Return whether the first line of a table names its columns, and whether these names are more than numbers"
@@ -192,7 +198,8 @@ def _check_header(rows, kinds, path):
         raise ValueError(f'{path}: the first line, {", ".join(rows[0][:4])}, looks like those that follow. If it is data, name the columns with '
                          'read=dict(header=None, names=[…]); if it names them, state read=dict(header=0).')
     if not rest or 'number' in second: return
-    columns = [k for k in range(len(kinds)) if all(r[k] in ('number', 'empty') for r in rest) and any(r[k] == 'number' for r in rest)]
+    columns = [k for k in range(len(kinds)) if all(r[k] in ('number', 'empty') for r in rest)
+               and any(r[k] == 'number' for r in rest)]
     if columns and len(second) == len(kinds) and all(second[k] == 'text' or second[k] == 'empty' for k in columns) \
             and any(second[k] == 'text' for k in columns) and len(columns) > 1:
         raise ValueError(f'{path}: lines 1 and 2 both look like a header ({", ".join(rows[1][:4])}). State how it is read with '
@@ -252,7 +259,8 @@ def text_format(
     header, named = (True, True) if stated else _has_header(rows, path)
     decimal = read.get('decimal')
     if decimal is None: decimal = '.' if read.get('thousands') else _decimal(rows[header:], path)
-    spaces = len(sep) == 1 and all(c.startswith(' ') for r in rows for c in r[1:] if c) and any(len(r) > 1 for r in rows)
+    spaces = len(sep) == 1 and all(c.startswith(' ') for r in rows for c in r[1:]
+                                   if c) and any(len(r) > 1 for r in rows)
     return TextFormat(sep, decimal, encoding, header, spaces, named)
 
 def column_names(
@@ -266,7 +274,9 @@ def column_names(
     stated = 'header' in (read or {})
     if not stated: how['header'] = None
     if isinstance(how['header'], (list, tuple)): how.pop('index_col')
-    with reading(path): first = pd.read_csv(path, nrows=0 if stated and how['header'] is not None else 1, dtype=str, keep_default_na=False, **how)
+    with reading(path):
+        first = pd.read_csv(path, nrows=0 if stated and how['header'] is not None else 1, dtype=str,
+                            keep_default_na=False, **how)
     if stated and how['header'] is not None: names = [_joined_name(o) for o in first.columns]
     elif fmt.header and not stated: names = [str(o).strip() for o in first.iloc[0]] if len(first) else []
     else: names = [str(k) for k in range(first.shape[1])]
@@ -299,13 +309,15 @@ def read_text(
     "Return a table that is text; columns of numbers as such, the columns `text` as categories of what is written"
     how = _whole_header(_keywords(fmt, read or {}), fmt, names, 'header' in (read or {}))
     empty, missing = ['', *na_values], [*MISSING_CELLS, *na_values]
-    how |= dict(dtype={n: 'category' for n in text}, keep_default_na=False, na_values={n: empty if n in text else missing for n in names})
+    how |= dict(dtype={n: 'category' for n in text}, keep_default_na=False,
+                na_values={n: empty if n in text else missing for n in names})
     with reading(path), warnings.catch_warnings():
         warnings.simplefilter('ignore', pd.errors.DtypeWarning)
         warnings.simplefilter('error', pd.errors.ParserWarning)
         try: df = pd.read_csv(path, **how)
         except pd.errors.ParserWarning:
-            raise ValueError(f'{path}: lines have more cells than the {len(names)} names of the header. {_REMEDY[0].upper()}{_REMEDY[1:]}.') from None
+            raise ValueError(f'{path}: lines have more cells than the {len(names)} names of the header. '
+                             f'{_REMEDY[0].upper()}{_REMEDY[1:]}.') from None
     return df
 
 def _whole_header(how, fmt, names, stated):
@@ -314,7 +326,8 @@ def _whole_header(how, fmt, names, stated):
     header = how.get('header', 0 if fmt.header else None) if stated else (0 if fmt.header else None)
     if isinstance(header, (list, tuple)):
         skip = how.get('skiprows') or 0
-        if not isinstance(skip, int): raise ValueError('read=dict(header=[…]) of several lines takes a number as skiprows=.')
+        if not isinstance(skip, int):
+            raise ValueError('read=dict(header=[…]) of several lines takes a number as skiprows=.')
         return how | dict(header=None, names=names, skiprows=skip + max(header) + 1)
     return how | dict(header=header, names=names)
 
@@ -332,7 +345,8 @@ def _records(path, fmt):
         yield from found
 
 def _refuse_short(path, line, cells, n):
-    raise ValueError(f'{path}, line {line:,}: {cells} cells, expected {n}. Is the file cut off? If the separator is another, {_REMEDY}.')
+    raise ValueError(f'{path}, line {line:,}: {cells} cells, expected {n}. Is the file cut off? If the separator is '
+                     f'another, {_REMEDY}.')
 
 def _check_counts(path, fmt, n):
     "Raise a `ValueError` at the first line with too few cells of a text without quotes; return whether it was free of quotes"
@@ -348,7 +362,8 @@ def _check_counts(path, fmt, n):
             lengths = np.diff(ends, prepend=-1) - 1
             blank = (lengths == 0) | (lengths == 1) & (raw[np.maximum(ends - 1, 0)] == 13)
             for k in np.flatnonzero((counts < n - 1) & ~blank):
-                if raw[ends[k] - lengths[k]:ends[k]].tobytes().strip(): _refuse_short(path, line + int(k) + 1, int(counts[k]) + 1, n)
+                if raw[ends[k] - lengths[k]:ends[k]].tobytes().strip():
+                    _refuse_short(path, line + int(k) + 1, int(counts[k]) + 1, n)
             line += len(ends)
             rest = raw[ends[-1] + 1:].tobytes() if len(ends) else raw.tobytes()
             if not block: return True
@@ -382,7 +397,8 @@ class TableFrame:
     )->str:
         "Return where a row is: its line in a file, or its number"
         row = int(row)
-        if self.fmt is None or set(self.read) & {*_MOVES_LINES} or isinstance(self.read.get('header'), (list, tuple)): return f'row {row:,}'
+        if self.fmt is None or set(self.read) & {*_MOVES_LINES} or isinstance(self.read.get('header'), (list, tuple)):
+            return f'row {row:,}'
         for k, (line, _) in enumerate(_records(self.name, self.fmt)):
             if k == row: return f'line {line:,}'
         return f'row {row:,}'
@@ -419,7 +435,9 @@ def _index_columns(df, name):
     "Return a frame with a plain index, and the roles of the columns that its index became"
     ix = df.index
     if isinstance(ix, pd.MultiIndex):
-        if ix.nlevels != 2: raise ValueError(f'{name} has an index of {ix.nlevels} levels; two are read, id and time. Make the others columns.')
+        if ix.nlevels != 2:
+            raise ValueError(f'{name} has an index of {ix.nlevels} levels; two are read, id and time. Make the others '
+                             f'columns.')
         names = [str(n) if n is not None else ('id', 'time')[k] for k, n in enumerate(ix.names)]
         return _reset(df, names), dict(id=names[0], time=names[1])
     if isinstance(ix, _DATES):

@@ -59,16 +59,20 @@ class Recipe(Options):
         d:dict, # From `to_dict`
     ):
         "Return the recipe that `to_dict` turned into plain values; a `ValueError` names what does not belong there"
-        if not isinstance(d, dict): raise ValueError(f'A recipe is a table of names and values, got a {type(d).__name__}.')
+        if not isinstance(d, dict):
+            raise ValueError(f'A recipe is a table of names and values, got a {type(d).__name__}.')
         d, known = dict(d), {f.name: f for f in fields(cls)}
         version = d.pop('version', _VERSION)
-        if version != _VERSION: raise ValueError(f'This recipe has version {version!r}; this tsmeta reads version {_VERSION}. Update tsmeta.')
+        if version != _VERSION:
+            raise ValueError(f'This recipe has version {version!r}; this tsmeta reads version {_VERSION}. Update '
+                             f'tsmeta.')
         odd = [k for k in d if k not in known]
         if odd: raise ValueError(f'A recipe does not hold {", ".join(map(str, odd))}; it holds {", ".join(known)}.')
         _check_types(d)
         try:
             if d.get('tables') is not None: d['tables'] = TableRoles.from_dict(d['tables'])
-        except (AttributeError, TypeError) as e: raise ValueError(f'The tables of this recipe are damaged: {e}.') from None
+        except (AttributeError, TypeError) as e:
+            raise ValueError(f'The tables of this recipe are damaged: {e}.') from None
         if d.get('policies') is not None: d['policies'] = policies_from_json(d['policies'])
         else: d.pop('policies', None)
         return cls(**d)
@@ -95,7 +99,8 @@ class Recipe(Options):
         more = [repr(o) for o in (self.tables, self.policies or None) if o is not None]
         return '\n  '.join([f'Recipe: {text}', *more])
 
-_TYPES = dict(tables=dict, window=int, stride=int, horizon=int, times=str, max_gap=(int, float, str), var_names=list, kind=str, vocab=list, labels=str,
+_TYPES = dict(tables=dict, window=int, stride=int, horizon=int, times=str, max_gap=(int, float, str), var_names=list,
+              kind=str, vocab=list, labels=str,
               policies=dict)
 _CHOICES = dict(kind=('class', 'multi', 'float'), labels=('union', 'strict', 'namespaced'))
 
@@ -107,11 +112,14 @@ def _check_types(d):
         if not fits or value not in _CHOICES.get(name, (value,)):
             raise ValueError(f'A recipe cannot hold {name}={str(value)[:60]!r}.')
         least = dict(window=1, stride=1, horizon=0).get(name)
-        if least is not None and value < least: raise ValueError(f'A recipe cannot hold {name}={value}: at least {least}.')
+        if least is not None and value < least:
+            raise ValueError(f'A recipe cannot hold {name}={value}: at least {least}.')
     for name in d.get('var_names') or []:
-        if not isinstance(name, str): raise ValueError(f'A recipe cannot hold the name {name!r} of a variable, which is no text.')
+        if not isinstance(name, str):
+            raise ValueError(f'A recipe cannot hold the name {name!r} of a variable, which is no text.')
     for label in d.get('vocab') or []:
-        if not isinstance(label, (str, int, float, bool)): raise ValueError(f'A recipe cannot hold the label {label!r}.')
+        if not isinstance(label, (str, int, float, bool)):
+            raise ValueError(f'A recipe cannot hold the label {label!r}.')
 
 def as_recipe(
     o, # A `Recipe`, a dict from `to_dict`, or the path of a YAML file

@@ -49,7 +49,8 @@ class TableOptions(Options):
         for name, values in known.items():
             if vars(self)[name] not in values:
                 raise ValueError(f'{name} is one of {", ".join(map(repr, values))}, got {vars(self)[name]!r}.')
-        if self.time_format is not None and self.time_unit is not None: raise ValueError('Times have a time_format or a time_unit, not both.')
+        if self.time_format is not None and self.time_unit is not None:
+            raise ValueError('Times have a time_format or a time_unit, not both.')
         if self.rename is not None and not callable(self.rename) and not isinstance(self.rename, dict):
             raise TypeError(f'rename is a dict old → new or a function, got {type(self.rename).__name__}.')
 
@@ -62,7 +63,8 @@ class TableOptions(Options):
         "Return options under which a column holds the times"
         stated = self.columns or {}
         if stated.get('time', column) not in (column, [column]):
-            raise ValueError(f'The time is in the column {stated["time"]!r} by columns and in {column!r} by times. Say it once.')
+            raise ValueError(f'The time is in the column {stated["time"]!r} by columns and in {column!r} by times. '
+                             f'Say it once.')
         return replace(self, columns={**stated, 'time': column})
 
     def stated(self, role):
@@ -137,7 +139,8 @@ class TableRoles(Options):
 
     def table(self)->pd.DataFrame: # One line per column
         "Return the role of each column"
-        found = dict(id=(self.id,) if self.id else (), time=self.time, value=self.values, y=self.y, static=self.static, ignored=self.ignored)
+        found = dict(id=(self.id,) if self.id else (), time=self.time, value=self.values, y=self.y, static=self.static,
+                     ignored=self.ignored)
         return pd.DataFrame([(c, role) for role, columns in found.items() for c in columns], columns=['column', 'role'])
     def __repr__(self):
         t = self.table().groupby('role', sort=False).column.apply(list)
@@ -149,7 +152,8 @@ def _by_name(names, usual, role, table):
     "Return the column with a usual name for a role, or `None`; a `ValueError` if there are several"
     found = [n for n in names if n.lower() in usual]
     if len(found) < 2: return found[0] if found else None
-    raise ValueError(f'{table}: the columns {" and ".join(map(repr, found))} may both be the {role}. State which is: columns=dict({role}={found[0]!r}).')
+    raise ValueError(f'{table}: the columns {" and ".join(map(repr, found))} may both be the {role}. State which is: '
+                     f'columns=dict({role}={found[0]!r}).')
 
 def name_roles(
     names, # Of all columns
@@ -161,7 +165,8 @@ def name_roles(
     "Return which columns are id, time and target by what is stated or by their names"
     stated = {role: options.stated(role) for role in ROLES}
     absent = [c for given in stated.values() for c in given or [] if c not in names]
-    if absent: raise ValueError(f'{table} has no column {absent[0]!r}; its columns are {", ".join(map(str, names[:12]))}.')
+    if absent:
+        raise ValueError(f'{table} has no column {absent[0]!r}; its columns are {", ".join(map(str, names[:12]))}.')
     taken = {c for given in stated.values() for c in given or []}
     free, out = [n for n in names if n not in taken], {}
     usual = dict(id=ID_NAMES, time=TIME_NAMES, y=Y_NAMES if horizon else Y_NAMES + Y_OR_VALUE)
@@ -171,7 +176,9 @@ def name_roles(
         else: out[role] = [c for c in [_by_name(free, usual[role], role, table)] if c is not None]
         free = [n for n in free if n not in out[role]]
     extra = _by_name(free, TIME_NAMES, 'time', table) if 'time' in (index or {}) and stated['time'] is None else None
-    if extra: raise ValueError(f'{table}: the index and the column {extra!r} may both be the time. State which is: columns=dict(time={extra!r}).')
+    if extra:
+        raise ValueError(f'{table}: the index and the column {extra!r} may both be the time. State which is: '
+                         f'columns=dict(time={extra!r}).')
     return out
 
 def load_table(
@@ -183,19 +190,23 @@ def load_table(
 )->TableFrame:
     "Return a table as a frame; ids and labels of a text as they are written"
     if isinstance(data, pd.DataFrame): return _renamed(frame_table(data, name or 'the DataFrame'), options)
-    if table_suffix(data) in BINARY_TABLES: return _renamed(frame_table(read_binary(data, options.read), str(data)), options)
+    if table_suffix(data) in BINARY_TABLES:
+        return _renamed(frame_table(read_binary(data, options.read), str(data)), options)
     read = dict(options.read or {})
     if decimal == ',': read.setdefault('decimal', decimal)
     fmt = text_format(data, read)
     names = column_names(data, fmt, read)
     roles = name_roles(options.renamed(names), options, horizon, str(data))
     old = dict(zip(options.renamed(names), names))
-    text = [*roles['id'], *(roles['time'] if options.time_format else []), *([] if options.y_kind == 'number' else roles['y']),
+    text = [*roles['id'], *(roles['time'] if options.time_format else []),
+            *([] if options.y_kind == 'number' else roles['y']),
             *(options.stated('static') or [])]
     df = read_text(data, fmt, names, [old[n] for n in text], options.missing_cells, read)
     if not len(df): raise ValueError(f'{data} has a header but no lines.')
     df.columns = [str(c) for c in df.columns]
-    if df.iloc[:, -1].isna().any() and not {'names', 'usecols', 'skipfooter', 'comment', 'quoting', 'escapechar'} & set(read): check_lines(data, fmt, len(names))
+    if df.iloc[:, -1].isna().any() and not {'names', 'usecols', 'skipfooter', 'comment', 'quoting',
+                                            'escapechar'} & set(read):
+        check_lines(data, fmt, len(names))
     return _renamed(TableFrame(df, str(data), fmt, read), options)
 
 def _renamed(frame, options):
@@ -204,7 +215,8 @@ def _renamed(frame, options):
     new = options.renamed(old)
     twice = next((n for n in new if new.count(n) > 1), None) if new != old else None
     if twice is not None:
-        frame.refuse(f'rename gives the name {twice!r} to {" and ".join(repr(o) for o, n in zip(old, new) if n == twice)}.')
+        frame.refuse(f'rename gives the name {twice!r} to '
+                     f'{" and ".join(repr(o) for o, n in zip(old, new) if n == twice)}.')
     frame.df.columns = new
     frame.index = {role: new[old.index(c)] for role, c in frame.index.items()}
     if not len(frame.df): frame.refuse('there are no lines.')
@@ -301,7 +313,8 @@ def _text_facts(frame, column, series):
     "Return what the cells of a column of text or objects are; numbers among them become a column of numbers"
     s = frame.df[column]
     try: codes, cells = _factorized(s)
-    except TypeError: frame.refuse(f'cells of type {type(s.dropna().iloc[0]).__name__} are neither numbers nor text.', column=column)
+    except TypeError:
+        frame.refuse(f'cells of type {type(s.dropna().iloc[0]).__name__} are neither numbers nor text.', column=column)
     if not len(cells):
         frame.df[column] = np.full(len(s), np.nan)
         return ColumnFacts('empty')
@@ -318,7 +331,8 @@ def _text_facts(frame, column, series):
     row = int(np.argmax(np.append(text, False)[codes]))
     if (known & ~lost).any() and not np.isnan(numbers[known]).all(): return ColumnFacts('mixed', row, s.iloc[row])
     almost = [c for c in cells[text] if isinstance(c, str) and _ALMOST.fullmatch(c)]
-    return ColumnFacts('text', row, s.iloc[row], almost[0] if len(almost) == text.sum() else None, _first_change(codes, series))
+    return ColumnFacts('text', row, s.iloc[row], almost[0] if len(almost) == text.sum() else None,
+                       _first_change(codes, series))
 
 def _check_infinite(frame, column):
     "Raise a `ValueError` where a number of a text is too large to be one"
@@ -380,7 +394,8 @@ def _from_iso(frame, s, column):
     zoned = text.str.contains(_ZONED, regex=True).to_numpy(bool)
     if zoned.any() and not zoned.all():
         row = int(np.argmax(zoned != zoned[0]))
-        frame.refuse(f'some times have a zone and others have none, such as {text.iloc[int(np.argmin(zoned))]!r}.', row, column)
+        frame.refuse(f'some times have a zone and others have none, such as {text.iloc[int(np.argmin(zoned))]!r}.',
+                     row, column)
     return parsed
 
 def _as_dates(frame, s, options, column):
@@ -392,7 +407,8 @@ def _as_dates(frame, s, options, column):
         s = pd.Series(pd.DatetimeIndex(s), s.index)
     if isinstance(dtype, pd.PeriodDtype): return s.dt.to_timestamp()
     if s.dtype.kind == 'm': return s.dt.total_seconds()
-    if pd.api.types.is_datetime64_any_dtype(s.dtype) or pd.api.types.is_numeric_dtype(dtype): return _plain_numbers(s) if s.dtype.kind in 'iuf' else s
+    if pd.api.types.is_datetime64_any_dtype(s.dtype) or pd.api.types.is_numeric_dtype(dtype):
+        return _plain_numbers(s) if s.dtype.kind in 'iuf' else s
     if dtype == object and not isinstance(s.iloc[0], str):
         try: return pd.to_datetime(s)
         except (ValueError, TypeError): pass
@@ -428,7 +444,9 @@ def _localized(frame, s, zone, column):
     "Return local times with their zone"
     try: s2 = s.dt.tz_localize(zone, ambiguous='NaT', nonexistent='NaT')
     except (KeyError, ValueError, TypeError) as e: raise ValueError(f'zone={zone!r} is no time zone: {e}') from None
-    if s2.isna().any(): _bad_time(frame, s, s2, column, f'single time in {zone}: clocks were set forward or back. Give times with their offset, or in UTC.')
+    if s2.isna().any():
+        _bad_time(frame, s, s2, column, f'single time in {zone}: clocks were set forward or back. Give times with '
+                                        f'their offset, or in UTC.')
     return s2
 
 # %% ../../nbs/sources/tables.ipynb #b83ea7e6
@@ -470,8 +488,10 @@ class TableFacts:
         self.lists = [c for given in self.roles.values() for c in given if _holds_lists(df[c])]
         codes, self.ids = _ids(frame, self.roles['id'][0]) if self.roles['id'] else (None, None)
         self.unique = self.ids is not None and len(self.ids) == len(df)
-        named = {c for given in self.roles.values() for c in given if c not in self.lists} | {*(options.stated('ignore') or []), *(options.stated('static') or [])}
-        self.columns = {c: column_facts(frame, c, codes) for c in list(df.columns) if c not in named and c not in (self.lists and self.roles['time'])}
+        named = {c for given in self.roles.values() for c in given
+                 if c not in self.lists} | {*(options.stated('ignore') or []), *(options.stated('static') or [])}
+        self.columns = {c: column_facts(frame, c, codes) for c in list(df.columns) if c not in named
+                        and c not in (self.lists and self.roles['time'])}
         self.y = {c: _target_facts(frame, c, codes) for c in self.roles['y'] if c not in self.lists}
         if self.roles['time'] and not self.lists: frame.times = table_times(frame, self.roles['time'], options)
 
@@ -501,7 +521,8 @@ def _column_kind(found, column):
         kinds.get('mixed', kinds.get('text')).refuse(
             column, "{cell!r} is no number, but other cells of this column are. If it stands for a missing value, state na_values={cell!r}; "
                     "else columns=dict(static={column!r}) or dict(ignore={column!r}).")
-    if 'lists' in kinds and len(kinds) > 1: kinds['lists'].frame.refuse('some cells are lists and others are not.', column=column)
+    if 'lists' in kinds and len(kinds) > 1:
+        kinds['lists'].frame.refuse('some cells are lists and others are not.', column=column)
     if 'text' in kinds and kinds['text'].columns[column].almost is not None:
         kinds['text'].refuse(column, "{cell!r} is a number in a notation that is not known. State read=dict(thousands=, decimal=), or "
                                      "columns=dict(ignore={column!r}).")
@@ -515,7 +536,8 @@ def _is_unnamed(found, column, kind, notes):
         holds = 'nothing' if kind == 'empty' else 'numbers of lines'
         notes.append(f'{t.frame.name}: column {int(column[9:]) + 1}, which has no name and holds {holds}, is ignored.')
         return True
-    t.frame.refuse(f"the column has no name. State columns=dict(ignore={column!r}) or its role, or name it with read=dict(header=0, names=[…]).",
+    t.frame.refuse(f"the column has no name. State columns=dict(ignore={column!r}) or its role, or name it with "
+                   f"read=dict(header=0, names=[…]).",
                    column=column)
 
 # %% ../../nbs/sources/tables.ipynb #e95996e5
@@ -550,7 +572,9 @@ def _other_roles(found, options, layout, notes):
     others = list(dict.fromkeys(c for t in found for c in t.columns))
     for c in others:
         if stated['values'] is None: _place(found, c, layout, values, static, ignored, notes)
-        elif c not in values: (static if _kinds(found, c).keys() == {'text'} and layout == 'series' and _constant(found, c) else ignored).append(c)
+        elif c not in values:
+            (static if _kinds(found, c).keys() == {'text'}
+             and layout == 'series' and _constant(found, c) else ignored).append(c)
         elif _column_kind(found, c) == 'text': _kinds(found, c)['text'].refuse(c, '{cell!r} is no number.')
     if values: return values, static, ignored
     named = [c for given in found[0].roles.values() for c in given] + static + ignored
@@ -561,7 +585,8 @@ def _place(found, column, layout, values, static, ignored, notes):
     kind, t = _column_kind(found, column), found[0]
     if _is_unnamed(found, column, kind, notes): ignored.append(column)
     elif kind == 'lists' or kind in ('number', 'empty') and layout != 'lists': values.append(column)
-    elif layout == 'lists' or layout == 'series' and _constant(found, column) or layout == 'rows' and t.roles['id']: static.append(column)
+    elif layout == 'lists' or layout == 'series' and _constant(found, column) or layout == 'rows' and t.roles['id']:
+        static.append(column)
     else:
         ignored.append(column)
         notes.append(f'{t.frame.name}: the column {column!r} holds text and is ignored; columns= gives it a role.')
@@ -582,12 +607,14 @@ def _y_type(found, options, columns, notes):
     if not columns: return None
     facts = [t.y[c] for t in found for c in columns if c in t.y]
     kinds, stated, frame = {k for k, *_ in facts} - {None}, options.y_kind, found[0].frame
-    if stated == 'multilabel' and len(columns) < 2: frame.refuse("y_kind='multilabel' takes several columns of truth values or 0 and 1.", column=columns[0])
+    if stated == 'multilabel' and len(columns) < 2:
+        frame.refuse("y_kind='multilabel' takes several columns of truth values or 0 and 1.", column=columns[0])
     if stated in ('number', 'multilabel'): return stated
     if len(columns) > 1:
         if stated is None and kinds == {'bool'}: return 'multilabel'
         if stated is None and kinds == {'number'}: return 'number'
-        frame.refuse(f"the targets {', '.join(map(repr, columns))} are several columns. State what they are: y_kind='number' or 'multilabel'.")
+        frame.refuse(f"the targets {', '.join(map(repr, columns))} are several columns. State what they are: "
+                     f"y_kind='number' or 'multilabel'.")
     kind = kinds.pop() if len(kinds) == 1 else 'number' if kinds == {'int', 'number'} else 'text'
     if stated == 'class' and kind == 'number': kind = 'text'
     if kind == 'int' and stated is None and len(set.union(*(c for *_, c in facts))) > 100:
@@ -612,8 +639,11 @@ def infer_roles(
     y_type = _y_type(found, options, y, notes)
     y_per = _y_per(found, layout, windows)
     time_kind, zone = _common_times(found)
-    return TableRoles(layout, next(iter(roles['id']), None), tuple(roles['time']), tuple(values), tuple(y), tuple(static), tuple(ignored), y_type,
-                      y_per, time_kind, zone, _dtype(found, values, layout), all(t.frame.fmt is None or t.frame.fmt.named for t in found),
+    return TableRoles(layout, next(iter(roles['id']), None), tuple(roles['time']), tuple(values), tuple(y),
+                      tuple(static), tuple(ignored), y_type,
+                      y_per, time_kind, zone, _dtype(found, values,
+                                                     layout), all(t.frame.fmt is None
+                                                                  or t.frame.fmt.named for t in found),
                       _decimal(found), options), notes
 
 def _y_per(found, layout, windows):
@@ -623,7 +653,8 @@ def _y_per(found, layout, windows):
     if not odd: return 'series'
     if windows: return 'step'
     t, c, row = odd[0]
-    t.frame.refuse('a series has more than one value. State the window= to cut series into, or columns=dict(values=).', row, c)
+    t.frame.refuse('a series has more than one value. State the window= to cut series into, or columns=dict(values=).',
+                   row, c)
 
 def _decimal(found):
     "Return the decimal mark of all texts"
@@ -641,10 +672,12 @@ def _common_times(found):
     for t in found:
         if t.frame.times is None: continue
         times, zone = t.frame.times
-        kinds.setdefault('numbers' if times.dtype.kind != 'M' else 'dates with a zone' if zone else 'dates', t.frame.name)
+        kinds.setdefault('numbers' if times.dtype.kind != 'M' else 'dates with a zone' if zone else 'dates',
+                         t.frame.name)
         zones.add(zone)
     if len(kinds) > 1:
-        raise ValueError(f'Times of all tables must be of one kind, found {", ".join(f"{k} in {name}" for k, name in kinds.items())}.')
+        raise ValueError(f'Times of all tables must be of one kind, found '
+                         f'{", ".join(f"{k} in {name}" for k, name in kinds.items())}.')
     return next(iter(kinds), None), zones.pop() if len(zones) == 1 else 'UTC' if zones else None
 
 # %% ../../nbs/sources/tables.ipynb #69d6abb1
@@ -725,7 +758,8 @@ def _starts(codes, n):
 class _Lines:
     "The lines of a table in the order of its series, those with equal times joined"
     def __init__(self, frame, codes, times, options, notes):
-        self.frame, self.order, self.groups, self.how = frame, _order(frame, codes, times, options, notes), None, options.duplicates
+        self.frame, self.order, self.groups, self.how = frame, _order(frame, codes, times, options,
+                                                                      notes), None, options.duplicates
         self.codes, self.times = self.sorted(codes), self.sorted(times)
         if times is not None: self._join()
 
@@ -760,18 +794,22 @@ class _Lines:
         if self.groups is None or self.how != 'mean': return self.take(values)
         values = np.asarray(self.sorted(values), float)
         known = ~np.isnan(values)
-        sums, counts = (np.add.reduceat(o, self.groups[:-1]) for o in (np.where(known, values, 0.), known.astype(float)))
+        sums, counts = (np.add.reduceat(o, self.groups[:-1])
+                        for o in (np.where(known, values, 0.), known.astype(float)))
         with np.errstate(invalid='ignore'): return sums/counts
 
 def _y_values(frame, roles, lines=None):
     "Return the targets of all lines: ints, text, truth values or numbers; `None` or NaN where they are missing"
     columns = [c for c in roles.y if c in frame.df]
     if not columns: return None
-    if len(columns) < len(roles.y): frame.refuse(f'there is no column {[c for c in roles.y if c not in columns][0]!r}, which is one of the targets.')
+    if len(columns) < len(roles.y):
+        frame.refuse(f'there is no column {[c for c in roles.y if c not in columns][0]!r}, which is one of the '
+                     f'targets.')
     if roles.y_type in ('number', 'multilabel'):
         out = np.stack([_y_numbers(frame, c) for c in columns], 1)
         if roles.y_type == 'number': return out[:, 0] if len(columns) == 1 else out
-        if not np.isin(out, (0, 1)).all(): frame.refuse('several labels are truth values or 0 and 1 in each column.', column=columns[0])
+        if not np.isin(out, (0, 1)).all():
+            frame.refuse('several labels are truth values or 0 and 1 in each column.', column=columns[0])
         return out.astype(np.float32)
     return _y_labels(frame, columns[0], roles.y_type)
 
@@ -792,7 +830,8 @@ def _y_labels(frame, column, kind):
     if isinstance(s.dtype, np.dtype) and s.dtype.kind in 'iub' and kind in ('int', 'bool'): return s.to_numpy()
     codes, cells = _factorized(s)
     if kind == 'int':
-        bad = [k for k, c in enumerate(cells) if not _INT.fullmatch(str(c)) and not (isinstance(c, (int, float, np.number)) and float(c).is_integer())]
+        bad = [k for k, c in enumerate(cells) if not _INT.fullmatch(str(c))
+               and not (isinstance(c, (int, float, np.number)) and float(c).is_integer())]
         if bad:
             row = int(np.argmax(codes == bad[0]))
             frame.refuse(f'the label {cells[bad[0]]!r} is no whole number, as all labels were.', row, column)
@@ -859,7 +898,9 @@ def _statics(frame, roles, lines, indptr):
         first = np.full(len(indptr) - 1, -1, np.int64)
         first[series[known][::-1]] = codes[known][::-1]
         odd = known[codes[known] != first[series[known]]]
-        if len(odd): frame.refuse(f'the static column has more than one value in a series, such as {cells[codes[odd[0]]]!r}.', column=c)
+        if len(odd):
+            frame.refuse(f'the static column has more than one value in a series, such as {cells[codes[odd[0]]]!r}.',
+                         column=c)
         out[c] = _plain_static(np.append(cells, None)[first])
     return pd.DataFrame(out)
 
@@ -890,13 +931,15 @@ def _lists_table(frame, roles):
     for c, (_, n) in zip(columns[1:], parts[1:]):
         if not (n == lens).all():
             row = int(np.argmax(n != lens))
-            frame.refuse(f'the list has {n[row]} values, that of {columns[0]!r} has {lens[row]}. State columns=dict(ignore={c!r}) if it is no series.', row, c)
+            frame.refuse(f'the list has {n[row]} values, that of {columns[0]!r} has {lens[row]}. State '
+                         f'columns=dict(ignore={c!r}) if it is no series.', row, c)
     indptr = np.append(0, np.cumsum(lens))
     data = np.stack([values for values, _ in parts])
     ids = None
     if roles.id:
         codes, ids = _ids(frame, roles.id)
-        if len(ids) < len(codes): frame.refuse('an id has several lines.', int(np.argmax(pd.Series(codes).duplicated())), roles.id)
+        if len(ids) < len(codes):
+            frame.refuse('an id has several lines.', int(np.argmax(pd.Series(codes).duplicated())), roles.id)
         order = np.argsort(codes)
         data = np.concatenate([data[:, indptr[k]:indptr[k+1]] for k in order], axis=1)
         indptr = np.append(0, np.cumsum(lens[order]))
@@ -943,7 +986,8 @@ def read_tables(
     options = roles.options if roles is not None else options or TableOptions()
     decimal = None if roles is None else roles.decimal
     frames, notes = [load_table(d, options, horizon, n, decimal) for d, n in zip(data, names)], []
-    if roles is None: roles, notes = infer_roles([TableFacts(f, options, horizon) for f in frames], options, horizon, windows)
+    if roles is None:
+        roles, notes = infer_roles([TableFacts(f, options, horizon) for f in frames], options, horizon, windows)
     tables = []
     for f in frames:
         tables.append(to_table(f, roles))
@@ -1015,10 +1059,13 @@ def frame_recordings(
     options = _frame_options(tables[0], options)
     facts = [TableFacts(t, options, horizon) for t in tables]
     roles, notes = infer_roles(facts, options, horizon, True)
-    stated = {c for given in (options.columns or {}).values() for c in ([given] if isinstance(given, str) else given or [])}
+    stated = {c for given in (options.columns or {}).values()
+              for c in ([given] if isinstance(given, str) else given or [])}
     for c in (*roles.static, *roles.ignored):
         if c in stated or options.stated('values') is not None: continue
         kinds = _kinds(facts, c)
-        if 'text' in kinds: kinds['text'].refuse(c, '{cell!r} is no number. State columns=dict(static={column!r}) or dict(ignore={column!r}).')
+        if 'text' in kinds:
+            kinds['text'].refuse(c, '{cell!r} is no number. State columns=dict(static={column!r}) or '
+                                    'dict(ignore={column!r}).')
     out = [to_table(t, roles) for t in tables]
     return FrameRecordings(out, names), roles, list(dict.fromkeys([*notes, *(n for t in out for n in t.notes)]))

@@ -357,7 +357,8 @@ class OwnLabels(Callback):
     def facts(self):
         """Return what it knows as plain values: names of datasets and where they come from, numbers of the labels
         of each, `fill`"""
-        return dict(trained=self.trained, known=self.known, names=list(map(str, self.names)), labels=[np.flatnonzero(t).tolist() for t in self.table.numpy()], fill=float(self.fill))
+        return dict(trained=self.trained, known=self.known, names=list(map(str, self.names)),
+                    labels=[np.flatnonzero(t).tolist() for t in self.table.numpy()], fill=float(self.fill))
 
     @classmethod
     def of_facts(cls,
@@ -366,7 +367,9 @@ class OwnLabels(Callback):
     ):
         "Know again which labels are those of which dataset"
         names, labels, fill = facts['names'], facts['labels'], facts['fill']
-        good = len(names) == len(labels) and isinstance(fill, float) and all(isinstance(k, int) and 0 <= k < c for own in labels for k in own)
+        good = len(names) == len(labels) and isinstance(fill,
+                                                        float) and all(isinstance(k, int)
+                                                            and 0 <= k < c for own in labels for k in own)
         trained, known = facts.get('trained'), facts.get('known')
         described = trained is None or isinstance(trained, dict) and set(trained) == {'kind', 'token'}
         good = good and described and known in (None, 'files')

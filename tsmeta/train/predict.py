@@ -181,7 +181,8 @@ class WindowJoiner:
         self._add_sums(table)
         rest = [c for c in table if c not in (*self.keys, *_ROW) and not _is_probability(c)]
         self.facts.append(table[self.keys + rest].drop_duplicates())
-        if 'target' in table: self.targets.append(self._by_keys(table[self.keys + ['target']].drop_duplicates()).head(2))
+        if 'target' in table:
+            self.targets.append(self._by_keys(table[self.keys + ['target']].drop_duplicates()).head(2))
 
     def _targets(self):
         "Return the target of each group as a list of one column, empty where some group has several"
