@@ -1055,7 +1055,7 @@ def frame_recordings(
     horizon:bool=False, # Are values to be forecast?
 )->tuple: # `FrameRecordings`, `TableRoles`, notes
     "Return the recordings in frames with a line per step"
-    tables = [load_table(f, options, horizon, f'The DataFrame {n!r}') for f, n in zip(frames, names)]
+    tables = [load_table(f, options, horizon, f'DataFrame {n!r}') for f, n in zip(frames, names)]
     options = _frame_options(tables[0], options)
     facts = [TableFacts(t, options, horizon) for t in tables]
     roles, notes = infer_roles(facts, options, horizon, True)
