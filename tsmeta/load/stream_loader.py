@@ -244,7 +244,7 @@ def _sharding(self:TSStreamLoader)->Sharding:
     w = sharding.world_size
     if w == 1: return sharding
     if not by_loader:
-        raise ValueError(f'{stream} is not sharded by {w} processes, so each would train on all of it. Stream a metadataset: '
+        raise ValueError(f'{stream} does not know of {w} processes, so each would train on all of it. Stream a metadataset: '
                          'mds.train.stream(…).')
     if not all(stage.sure for stage in stages):
         raise ValueError("on_error='skip' leaves out batches, and processes would no longer have as many. Use it in one "
