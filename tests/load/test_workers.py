@@ -96,6 +96,12 @@ def killed(i): os.kill(os.getpid(), signal.SIGKILL)
 
 def children(): return [p for p in multiprocessing.active_children() if p.is_alive()]
 
+def all_ended():
+    "Whether all workers end, if not at once, as on a loaded machine"
+    deadline = time.monotonic() + 60
+    while children() and time.monotonic() < deadline: time.sleep(.05)
+    return not children()
+
 
 @pytest.mark.parametrize('persistent', [False, True])
 @pytest.mark.parametrize('act,how', [(exits(0), 'code 0'), (exits(3), 'code 3'), (killed, 'signal 9 .out of memory')], ids=['exit0', 'exit3', 'kill9'])
@@ -105,7 +111,7 @@ def test_a_dead_worker_is_one_error_that_says_what_it_was_doing(act, how, persis
     for _ in range(2):
         with pytest.raises(WorkerDied, match=rf"Worker \d .process \d+. .*{how}.* before it had made batch \d of epoch \d, with rows of datasets .*'f"):
             for _ in dl: got.append(dl.ids.tolist())
-        assert not children()
+        assert all_ended()
     assert all(g in [list(range(k, k+8)) for k in range(0, 40, 8)] and 35 not in g for g in got)
 
 
