@@ -106,3 +106,25 @@ def test_runs_read_new_data_by_their_recipe(folder, monkeypatch):
     out = call('predict', 'run', 'new.csv').stdout
     assert 'new' in out and out.count('\n') >= 6
     assert as_recipe(folder/'run'/'recipe.yaml').window == 20
+
+
+def test_new_files_that_differ_are_refused_or_told_of(folder, recwarn):
+    learn = learner(TSMetaDataset.open(folder/'train', window=20, stride=10))
+    good, path = frame('walk'), folder/'odd.csv'
+    wrong = [
+        (good.drop(columns='time'), "odd.csv: there is no column 'time'.*columns=dict.time="),
+        (good.assign(id=['q']*30 + ['r']*30), "odd.csv: the column 'id' may be the id.*columns=dict.id='id'."),
+        (good.assign(acc='a'), "odd.csv, line 2, column 'acc': 'a' is no number"),
+        (good.assign(acc=['--'] + [1.]*59), "odd.csv, line 2, column 'acc': '--' is no number"),
+        (good.sample(frac=1, random_state=0), 'odd.csv, line .*: times must not run backwards'),
+        (good.assign(label='sit'), "unknown label 'sit'"),
+    ]
+    for data, says in wrong:
+        data.to_csv(path, index=False)
+        with pytest.raises(ValueError, match=says): predicted(learn, path)
+    good.assign(extra=1.).to_csv(path, index=False)
+    with pytest.warns(UserWarning, match="odd.csv: the data of the recipe has no columns 'extra'; they are left out"): predicted(learn, path)
+    frame().to_csv(path, index=False)
+    assert len(predicted(learn, [str(folder/'new.csv'), str(path)])) == 10
+    one = TSMetaDataset.open(folder/'new.csv', recipe=learn.recipe, columns=dict(time=None))
+    assert len(one) == 5 and not one.timed

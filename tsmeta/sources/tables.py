@@ -973,6 +973,29 @@ def table_facts(
     facts.frame.df = None
     return facts
 
+def _check_known(frame, roles):
+    "Check a table against the roles of the columns of others; return what is to be said about its other columns"
+    columns = ', '.join(map(repr, list(frame.df)[:12]))
+    for role, names in dict(id=[roles.id] if roles.id else [], time=roles.time).items():
+        for c in names:
+            if c in frame.df: continue
+            frame.refuse(f'there is no column {c!r}, which is the {role} in the data of the recipe; its columns are '
+                         f'{columns}. State what is the {role} here: columns=dict({role}=…), or None.')
+    table = roles.table()
+    other = [c for c in frame.df if c not in set(table.column) and not c.startswith('Unnamed: ')]
+    ids = [c for c in other if c.lower() in ID_NAMES]
+    if ids and not roles.id:
+        frame.refuse(f'the column {ids[0]!r} may be the id of several series, and the data of the recipe had none. State '
+                     f'columns=dict(id={ids[0]!r}) or dict(ignore={ids[0]!r}).')
+    for c in roles.values:
+        if c not in frame.df: continue
+        facts = column_facts(frame, c)
+        if facts.kind not in ('number', 'empty'):
+            frame.refuse(f'{facts.cell!r} is no number, and this column holds numbers in the data of the recipe. If it '
+                         f'stands for a missing value, state na_values={facts.cell!r}.', facts.row, c)
+    if not other: return []
+    return [f'{frame.name}: the data of the recipe has no columns {", ".join(map(repr, other[:8]))}; they are left out.']
+
 def read_tables(
     data, # Paths of tables or DataFrames, read together
     options:TableOptions=None, # What is stated
@@ -988,6 +1011,8 @@ def read_tables(
     frames, notes = [load_table(d, options, horizon, n, decimal) for d, n in zip(data, names)], []
     if roles is None:
         roles, notes = infer_roles([TableFacts(f, options, horizon) for f in frames], options, horizon, windows)
+    elif roles.layout == 'series':
+        for f in frames: notes += _check_known(f, roles)
     tables = []
     for f in frames:
         tables.append(to_table(f, roles))

@@ -339,6 +339,11 @@ def _ours(dl):
         f'Only a TSMetaDataLoader or a TSStreamLoader knows which rows its batches are made of; got a {type(dl).__name__}. '
         'Make loaders with TSMetaDatasets(...).dataloaders(), or pass data=: rows or a TSMetaDataset.')
 
+def _are_files(data):
+    "Return whether data is the path of a file or folder, or a list of these"
+    if not isinstance(data, list): return isinstance(data, (str, os.PathLike))
+    return bool(data) and all(isinstance(o, (str, os.PathLike)) for o in data)
+
 @patch(as_prop=True)
 def recipe(self:Learner):
     "How raw data becomes rows like those that this learner was trained on: a `Recipe`"
@@ -350,7 +355,7 @@ def _loader(learn, ds_idx, dl, data, kwargs):
         raise ValueError('predict_table was given both dl= and data=: rows come from one of them.')
     if data is not None:
         _ours(learn.dls.valid)
-        if isinstance(data, (str, os.PathLike)): data = TSMetaDataset.open(data, recipe=learn.recipe)
+        if _are_files(data): data = TSMetaDataset.open(data, recipe=learn.recipe)
         return learn.dls.test_dl(data, with_labels=isinstance(data, tuple), **kwargs)
     if dl is not None:
         new = _ours(dl).new(**{'drop_last': False, 'seed': dl.plan.seed, **kwargs})
